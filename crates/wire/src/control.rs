@@ -49,18 +49,18 @@ pub struct DescribeContainer {
     pub container_id: String,
 }
 
-/// The session ends: forget its admission once its flows are closed.
+/// The session ends: its flows are closed and its admission is forgotten. Answered by `Done` before that takes effect.
 #[derive(Clone, PartialEq, Message)]
 pub struct Leave {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Answer {
-    #[prost(oneof = "answer::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "answer::Kind", tags = "1, 2, 3, 4")]
     pub kind: Option<answer::Kind>,
 }
 
 pub mod answer {
-    use super::{Description, Failure, Resolved};
+    use super::{Description, Done, Failure, Resolved};
 
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Kind {
@@ -70,8 +70,14 @@ pub mod answer {
         Resolved(Resolved),
         #[prost(message, tag = "3")]
         Description(Description),
+        #[prost(message, tag = "4")]
+        Done(Done),
     }
 }
+
+/// It is done, and there is nothing to tell.
+#[derive(Clone, PartialEq, Message)]
+pub struct Done {}
 
 /// Why a request could not be served, for the user.
 #[derive(Clone, PartialEq, Message)]

@@ -9,8 +9,8 @@ mod open;
 
 pub use admission::{Admit, Admitted, LINE_LIMIT, LineError, SessionId};
 pub use control::{
-    Answer, ControlDecoder, ControlError, DescribeContainer, Description, EnvEntry, Failure, Leave, Request, Resolve,
-    Resolved, answer, encode_control, request,
+    Answer, ControlDecoder, ControlError, DescribeContainer, Description, Done, EnvEntry, Failure, Leave, Request,
+    Resolve, Resolved, answer, encode_control, request,
 };
 pub use open::{Hello, Open, Transport};
 
