@@ -152,6 +152,37 @@ mod tests {
         assert_eq!(conf.nameservers, ["127.0.0.1:53".parse().expect("an address")]);
     }
 
+    /// Answers both types of each candidate: NXDOMAIN but for `known`, which has one IPv4 address.
+    async fn serve(socket: tokio::net::UdpSocket, known: &str) {
+        let mut buffer = [0; 512];
+        loop {
+            let (len, from) = socket.recv_from(&mut buffer).await.expect("asked");
+            let query = Query::parse(&buffer[..len]).expect("a question");
+            let mut response = query.fail(if query.name().to_ascii() == known { 0 } else { NAME_ERROR });
+            if query.name().to_ascii() == known && query.record_type() == 1 {
+                response[7] = 1;
+                response.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 0, 0, 1]);
+            }
+            socket.send_to(&response, from).await.expect("sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_found_through_the_search_list_and_a_missing_one_is_said() {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+        let mut conf = ResolvConf::parse("search a.example b.example\n");
+        conf.nameservers.push(socket.local_addr().expect("bound"));
+        let lookups =
+            async { (ask(&conf, "api").await.expect("known"), ask(&conf, "gone").await.expect_err("unknown").kind()) };
+        tokio::select! {
+            () = serve(socket, "api.b.example.") => unreachable!("it never ends"),
+            (found, missing) = lookups => {
+                assert_eq!(found, [IpAddr::from([10, 0, 0, 1])]);
+                assert_eq!(missing, io::ErrorKind::NotFound);
+            }
+        }
+    }
+
     #[tokio::test]
     async fn an_address_is_its_own_answer() {
         assert_eq!(lookup("10.1.2.3").await.expect("an address"), [IpAddr::from([10, 1, 2, 3])]);

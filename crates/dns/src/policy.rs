@@ -3,6 +3,11 @@
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 
+use crate::resolv_conf::ResolvConf;
+
+/// What kubeadm and every distribution known to us set.
+const USUAL_DOMAIN: &str = "cluster.local";
+
 /// One of the two places that can be asked for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -26,6 +31,18 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// From the pod's resolv.conf. The kubelet writes `<namespace>.svc.<domain> svc.<domain> <domain>` at the head of
+    /// its search list; a pod with another DNS policy has none of it, and then the usual domain is assumed.
+    pub fn from_pod(resolv_conf: &str, reverse: Vec<IpNet>) -> Policy {
+        let search = ResolvConf::parse(resolv_conf).search;
+        let domain = search.iter().find_map(|zone| {
+            let (head, domain) = zone.split_once('.')?;
+            if head.eq_ignore_ascii_case("svc") { Some(domain) } else { domain.strip_prefix("svc.") }
+        });
+        let cluster_domain = domain.unwrap_or(USUAL_DOMAIN).to_owned();
+        Policy { cluster_domain, search, cluster_first: false, reverse }
+    }
+
     /// The sides to ask for `name`: the second only when the first does not know it or cannot be asked.
     pub fn order(&self, name: &Name) -> &'static [Side] {
         if self.is_cluster_name(name) {
@@ -102,6 +119,15 @@ mod tests {
         let policy = Policy { cluster_first: true, ..policy() };
         assert_eq!(order(&policy, "example.com."), [Side::Cluster, Side::Host]);
         assert_eq!(order(&policy, "web.shop.svc.cluster.local."), [Side::Cluster]);
+    }
+
+    #[test]
+    fn the_clusters_domain_is_read_from_the_pods_search_list() {
+        let domain = |search: &str| Policy::from_pod(&format!("search {search}\n"), Vec::new()).cluster_domain;
+        assert_eq!(domain("shop.svc.k8s.corp svc.k8s.corp k8s.corp corp.example"), "k8s.corp");
+        assert_eq!(domain("svc.k8s.corp"), "k8s.corp");
+        assert_eq!(domain("corp.example"), "cluster.local");
+        assert_eq!(Policy::from_pod("", Vec::new()).search, Vec::<String>::new());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads resolv.conf(5). Pure. Knows what decides whom to ask and how names are completed; keeps other options as text.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 const DNS_PORT: u16 = 53;
 
@@ -35,6 +35,17 @@ impl ResolvConf {
         conf.search.retain(|domain| !domain.is_empty());
         conf.nameservers.truncate(3);
         conf
+    }
+
+    /// The text for the sandbox: the pod's search list, ndots and options, with our name server as the only one.
+    pub fn for_sandbox(&self, name_server: Ipv4Addr) -> String {
+        let mut text = format!("nameserver {name_server}\n");
+        if !self.search.is_empty() {
+            text += &format!("search {}\n", self.search.join(" "));
+        }
+        text += &format!("options ndots:{}", self.ndots);
+        self.options.iter().for_each(|option| text += &format!(" {option}"));
+        text + "\n"
     }
 
     fn set_option(&mut self, word: &str) {
@@ -81,6 +92,14 @@ mod tests {
         assert_eq!(conf.nameservers, ["[fe80::1%3]:53", "[::1]:53"].map(|a| a.parse().expect("an address")));
         assert_eq!(conf.search, Vec::<String>::new());
         assert_eq!(conf.ndots, 15);
+    }
+
+    #[test]
+    fn the_sandboxs_file_differs_by_its_server_alone() {
+        let pod = ResolvConf::parse("search a.svc b\nnameserver 10.96.0.10\nnameserver ::1\noptions ndots:5 edns0\n");
+        let ours = ResolvConf::parse(&pod.for_sandbox(Ipv4Addr::new(198, 18, 0, 2)));
+        let nameservers = vec!["198.18.0.2:53".parse().expect("an address")];
+        assert_eq!(ours, ResolvConf { nameservers, ..pod });
     }
 
     #[test]

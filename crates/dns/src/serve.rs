@@ -3,7 +3,6 @@
 //! One task owns all state; each question that must be asked and each TCP connection is a task in a set of its own,
 //! which ends with [`serve`].
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -43,8 +42,8 @@ pub trait Upstream: Send + Sync + 'static {
     fn ask(&self, query: Bytes) -> BoxFuture<'static, io::Result<Bytes>>;
 }
 
-/// Serves the command's questions until a socket fails. `answers` is told every address that the cluster answered
-/// with, and its time to live, before the program learns of it.
+/// Serves the command's questions until a socket fails, which is logged. `answers` is told every address that the
+/// cluster answered with, and its time to live, before the program learns of it.
 pub async fn serve(
     udp: UdpSocket,
     tcp: TcpListener,
@@ -52,7 +51,7 @@ pub async fn serve(
     cluster: Arc<dyn Upstream>,
     host: Arc<dyn Upstream>,
     answers: impl Fn(IpAddr, Duration) + Send + Sync + 'static,
-) -> io::Result<Infallible> {
+) {
     let sides = Arc::new(Sides { cluster, host, head_start: HEAD_START, limit: SIDE_LIMIT });
     let (to_server, mut from_connections) = mpsc::channel::<(Bytes, Reply)>(PIPELINED);
     let mut server = Server {
@@ -72,14 +71,14 @@ pub async fn serve(
                 Ok((len, from)) => server.take(&datagram[..len], Asker::Udp(from)),
                 // An answer that came too late for its asker.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(error),
+                Err(error) => return tracing::error!(%error, "names are not served any more over UDP"),
             },
             Some((message, reply)) = from_connections.recv() => server.take(&message, Asker::Tcp(reply)),
             Some(done) = server.asking.join_next() => server.finish(done),
             accepted = tcp.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
                 Ok((stream, _)) => { connections.spawn(serve_connection(stream, to_server.clone())); }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => return Err(error),
+                Err(error) => return tracing::error!(%error, "names are not served any more over TCP"),
             },
             Some(_) = connections.join_next() => {}
         }

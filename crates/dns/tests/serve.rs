@@ -82,7 +82,7 @@ type Seen = Arc<Mutex<Vec<(IpAddr, Duration)>>>;
 struct Served {
     at: SocketAddr,
     seen: Seen,
-    task: JoinHandle<io::Result<std::convert::Infallible>>,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Served {
