@@ -1,1 +1,28 @@
-//! cluster
+//! Everything the client does with the Kubernetes API: the kubeconfig, finding a workload and a pod of it, placing an
+//! agent there, admitting a session to it, and the byte pipe through the API server.
+//!
+//! It speaks no frames and no TLS with the agent (`link` does), knows nothing of the sandbox, and leaves nothing behind
+//! but the agent's container. No name is resolved by the C library: the binaries are static (see `dial`).
+
+mod admit;
+mod connect;
+mod dial;
+mod error;
+mod image;
+mod kubeconfig;
+mod near;
+mod pipe;
+mod place;
+mod ranges;
+mod target;
+mod workload;
+
+pub use connect::Cluster;
+pub use error::{Error, Kind};
+pub use image::{default_image, normalized};
+pub use kubeconfig::ConnectOptions;
+pub use pipe::Pipe;
+pub use place::{AgentContainer, Progress, RELEASE, placement};
+pub use ranges::Ranges;
+pub use target::Target;
+pub use workload::{Workload, WorkloadKind};

@@ -1,0 +1,91 @@
+//! Which addresses belong to the cluster, as far as the user may know. Hints, never complete.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures::join;
+use http::Request;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Service};
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::Cluster;
+
+/// For each source; what has not come then is left out.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Names listed at most: a few tell the range, and a big cluster must not slow the start.
+const LISTED: u32 = 500;
+
+/// Ranges and addresses of Services and pods. Any may be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// From ServiceCIDR objects (Kubernetes 1.33).
+    pub services: Vec<IpNet>,
+    /// From the nodes.
+    pub pods: Vec<IpNet>,
+    /// Addresses of Services of this namespace and of the API server's own Service.
+    pub service_ips: Vec<IpAddr>,
+}
+
+impl Cluster {
+    /// What the user's rights tell about the cluster's ranges, within a second; never fails.
+    pub async fn ranges(&self) -> Ranges {
+        let (services, pods, mut service_ips, api_server) =
+            join!(self.service_cidrs(), self.pod_cidrs(), self.service_ips(), self.api_server_ips());
+        service_ips.extend(api_server);
+        service_ips.sort();
+        service_ips.dedup();
+        Ranges { services, pods, service_ips }
+    }
+
+    async fn service_cidrs(&self) -> Vec<IpNet> {
+        let Ok(request) = Request::get("/apis/networking.k8s.io/v1/servicecidrs").body(Vec::new()) else {
+            return Vec::new();
+        };
+        let listed = best_effort(self.client().request::<Value>(request)).await.unwrap_or_default();
+        let cidrs = listed["items"].as_array().into_iter().flatten();
+        let cidrs = cidrs.flat_map(|item| item["spec"]["cidrs"].as_array().into_iter().flatten());
+        cidrs.filter_map(|cidr| cidr.as_str()?.parse().ok()).collect()
+    }
+
+    async fn pod_cidrs(&self) -> Vec<IpNet> {
+        let nodes = Api::<Node>::all(self.client().clone());
+        let Some(list) = best_effort(nodes.list(&ListParams::default().limit(LISTED))).await else {
+            return Vec::new();
+        };
+        let specs = list.items.iter().filter_map(|node| node.spec.as_ref());
+        specs.flat_map(|spec| spec.pod_cidrs.iter().flatten()).filter_map(|cidr| cidr.parse().ok()).collect()
+    }
+
+    async fn service_ips(&self) -> Vec<IpAddr> {
+        let services = self.api::<Service>();
+        let list = best_effort(services.list(&ListParams::default().limit(LISTED))).await;
+        list.iter().flat_map(|list| &list.items).flat_map(cluster_ips).collect()
+    }
+
+    async fn api_server_ips(&self) -> Vec<IpAddr> {
+        let services = Api::<Service>::namespaced(self.client().clone(), "default");
+        best_effort(services.get("kubernetes")).await.iter().flat_map(cluster_ips).collect()
+    }
+}
+
+async fn best_effort<T>(asking: impl Future<Output = kube::Result<T>>) -> Option<T> {
+    match timeout(PATIENCE, asking).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a source of address ranges is not open to this user");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// None for headless Services ("None").
+fn cluster_ips(service: &Service) -> Vec<IpAddr> {
+    let ips = service.spec.iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
+    ips.filter_map(|ip| ip.parse().ok()).collect()
+}
