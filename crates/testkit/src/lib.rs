@@ -2,3 +2,5 @@
 //! (`lab`), and the pictures taken before and after a test (`snapshot`). Nothing of it is part of the product.
 
 pub mod app;
+pub mod lab;
+pub mod snapshot;

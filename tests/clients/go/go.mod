@@ -1,0 +1,3 @@
+module stead.dev/tests/clients/go
+
+go 1.24
