@@ -16,7 +16,7 @@ use wire::{Admit, Admitted, LINE_LIMIT};
 use crate::Cluster;
 use crate::error::{Error, Kind, Right};
 use crate::place::{AgentContainer, Progress, agent_status};
-use crate::target::Target;
+use crate::ready::Target;
 
 /// From the line to its answer, once attached.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ mod near;
 mod pipe;
 mod place;
 mod ranges;
-mod target;
+mod ready;
 mod workload;
 
 pub use connect::Cluster;
@@ -24,5 +24,6 @@ pub use kubeconfig::ConnectOptions;
 pub use pipe::Pipe;
 pub use place::{AgentContainer, Progress, RELEASE, placement};
 pub use ranges::Ranges;
-pub use target::Target;
+pub use ready::Target;
+
 pub use workload::{Workload, WorkloadKind};

@@ -213,3 +213,6 @@ impl AsyncWrite for Pipe {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

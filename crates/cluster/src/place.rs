@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::error::{Error, Kind, Right, is_rbac};
-use crate::target::{Target, container_named, container_status};
+use crate::ready::{Target, container_named, container_status};
 use crate::{Cluster, normalized};
 
 /// This release. Agents of another one are left alone.
@@ -267,3 +267,6 @@ fn security(pod: &Pod, target: &Container) -> SecurityContext {
         ..SecurityContext::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -391,3 +391,6 @@ fn selector_text(selector: &LabelSelector) -> String {
     });
     labels.chain(expressions).collect::<Vec<_>>().join(",")
 }
+
+#[cfg(test)]
+mod tests;

@@ -304,3 +304,6 @@ fn trouble(status: &ContainerStatus) -> Option<String> {
     let reason = ended.reason.as_deref().unwrap_or("ended");
     Some(format!("container {name}: {reason}, exit code {}", ended.exit_code))
 }
+
+#[cfg(test)]
+mod tests;
