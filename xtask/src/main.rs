@@ -4,6 +4,8 @@
 //! product never does.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool talks to a terminal")]
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod cache;
@@ -26,9 +28,16 @@ enum Verb {
     Image(image::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
         Verb::Testbed(args) => testbed::run(args),
         Verb::Image(args) => image::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -199,6 +199,7 @@ fn append(builder: &mut Builder<Vec<u8>>, path: &str, file: &File) -> Result<(),
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

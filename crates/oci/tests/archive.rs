@@ -1,5 +1,7 @@
 //! An archive read back the way a runtime reads it, with an independent `tar`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -97,7 +99,8 @@ fn an_index_holds_a_manifest_for_each_architecture() {
     let files = files(&bytes);
     let outer: Value = serde_json::from_slice(&files["index.json"]).unwrap();
     let inner: Value = serde_json::from_slice(blob(&files, &outer["manifests"][0])).unwrap();
-    let archs: Vec<_> = inner["manifests"].as_array().unwrap().iter().map(|m| m["platform"]["architecture"].clone()).collect();
+    let archs: Vec<_> =
+        inner["manifests"].as_array().unwrap().iter().map(|m| m["platform"]["architecture"].clone()).collect();
     assert_eq!(archs, ["amd64", "arm64"]);
     inner["manifests"].as_array().unwrap().iter().for_each(|m| drop(check_manifest(&files, m)));
 }

@@ -107,6 +107,7 @@ fn build(name: &str, recipe: &Recipe) -> Result<ImageBuilder> {
     let mut files = vec![
         File::new("/etc/passwd", 0o644, PASSWD),
         File::new("/etc/group", 0o644, GROUP),
+        File::directory("/run", 0o755),
         File::directory("/tmp", 0o1777),
     ];
     files.extend((recipe.files)());

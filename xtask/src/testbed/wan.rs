@@ -80,6 +80,10 @@ fn off(state: &StateDir) -> Result<()> {
         let _ = net::ip("laptop", &["link set wan0 down".to_owned()]); // gone already, if the process is
         let _ = net::ip("lan", &["link set wan1 down".to_owned()]);
         line.stop(state)?;
+        // Its last thread may hold a device for a moment longer.
+        wait_until("the delay line's devices do not go", Duration::from_secs(5), || {
+            !tun::exists("laptop", "wan0") && !tun::exists("lan", "wan1")
+        })?;
     }
     let _ = fs::remove_file(state.join("wan.json")); // was off
     Ok(())

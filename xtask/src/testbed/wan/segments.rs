@@ -125,6 +125,7 @@ fn fold(mut sum: u32) -> u16 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
