@@ -1,0 +1,135 @@
+//! What runs inside the sandbox: plain blocking sockets, one line of outcome on stdout.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+
+pub(crate) fn client(arguments: &[String]) -> Outcome {
+    let address = |index: usize| -> Result<SocketAddr, Box<dyn std::error::Error>> {
+        Ok(arguments.get(index).ok_or("address missing")?.parse()?)
+    };
+    let what = arguments.first().map_or("", String::as_str);
+    match what {
+        "connect" => println!("{}", connect(address(1)?)),
+        "timeout" => println!("{}", timeout(address(1)?)),
+        "half-close" => println!("{}", half_close(address(1)?)?),
+        "reset" => reset(address(1)?)?,
+        "read" => println!("{}", read(address(1)?)),
+        "many" => println!("{}", many(address(1)?, address(2)?)),
+        "at-once" => println!("{}", at_once(address(1)?)?),
+        "udp" => println!("{}", udp(address(1)?)),
+        _ => return Err("unknown client".into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The error's name, or "ok".
+fn name<T>(result: std::io::Result<T>) -> String {
+    match result {
+        Ok(_) => "ok".to_owned(),
+        Err(error) => match error.raw_os_error() {
+            Some(errno) => format!("{:?}", nix::errno::Errno::from_raw(errno)),
+            None => format!("{:?}", error.kind()),
+        },
+    }
+}
+
+fn connect(to: SocketAddr) -> String {
+    name(TcpStream::connect(to))
+}
+
+fn timeout(to: SocketAddr) -> String {
+    let start = Instant::now();
+    let result = name(TcpStream::connect_timeout(&to, Duration::from_millis(700)));
+    format!("{result} {}", start.elapsed() >= Duration::from_millis(700))
+}
+
+/// Sends 1 MiB, closes that direction, then reads all that the echo server sends back after it saw the end.
+fn half_close(to: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
+    let mut reader = stream.try_clone()?;
+    let sent: Vec<u8> = (0..1usize << 20).map(|i| ((i * 31) >> 3) as u8).collect();
+    stream.write_all(&sent)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut received = Vec::new();
+    reader.read_to_end(&mut received)?;
+    Ok(format!("{} bytes, equal {}", received.len(), received == sent))
+}
+
+fn reset(to: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.write_all(b"x")?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer)?;
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+}
+
+/// All that comes, then how it ended.
+fn read(to: SocketAddr) -> String {
+    let mut received = Vec::new();
+    let end = TcpStream::connect(to).and_then(|mut stream| stream.read_to_end(&mut received));
+    format!("{} {}", String::from_utf8_lossy(&received), name(end))
+}
+
+/// 32 threads: 8,000 connections that read one byte, 400 that must be refused. Counts what went otherwise.
+fn many(good: SocketAddr, refused: SocketAddr) -> String {
+    let wrong = AtomicUsize::new(0);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= 8400 {
+                        return;
+                    }
+                    let right = if index % 21 == 20 {
+                        connect(refused) == "ECONNREFUSED"
+                    } else {
+                        let mut byte = [0];
+                        TcpStream::connect(good).and_then(|mut s| s.read_exact(&mut byte)).is_ok() && byte == *b"!"
+                    };
+                    if !right {
+                        wrong.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    format!("{} wrong", wrong.into_inner())
+}
+
+/// 20 connects begun at once without blocking, to a far side 50 ms away: milliseconds until all are made.
+fn at_once(to: SocketAddr) -> Result<String, Box<dyn std::error::Error>> {
+    let start = Instant::now();
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        let begun = socket.connect(&to.into());
+        if name(begun) != "EINPROGRESS" {
+            return Ok("connect did not go on in the background".to_owned());
+        }
+        sockets.push(socket);
+    }
+    let begun = start.elapsed();
+    for socket in sockets {
+        use std::os::fd::AsFd;
+        let mut ready = [nix::poll::PollFd::new(socket.as_fd(), nix::poll::PollFlags::POLLOUT)];
+        nix::poll::poll(&mut ready, 5000u16)?;
+        if let Some(error) = socket.take_error()? {
+            return Ok(error.to_string());
+        }
+        socket.peer_addr()?;
+    }
+    Ok(format!("{} {}", begun.as_millis(), start.elapsed().as_millis()))
+}
+
+fn udp(to: SocketAddr) -> String {
+    let local: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    name(std::net::UdpSocket::bind(local).and_then(|socket| socket.send_to(b"x", to)))
+}

@@ -1,0 +1,137 @@
+//! The client's side of the running command: waiting, and signals both ways, so that a shell sees no difference.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::message::{self, Reply, Request};
+use crate::{Error, sys};
+
+/// The running command. While `wait` is polled, signals that reach this process go on to the command (unless the
+/// terminal, or whoever sent them to the whole process group, sent them there too), and this process stops and goes on
+/// with the command.
+///
+/// Dropping it does not end the command; dropping the `Sandbox` does.
+pub struct Child {
+    pid: u32,
+    control: Arc<Control>,
+    signals: Signals,
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    pub(crate) fn new(pid: i32, control: Arc<Control>, signals: Signals) -> Child {
+        Child { pid: pid as u32, control, signals, status: None }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for the command's end; its descendants are gone then, too. Cancel safe.
+    pub async fn wait(&mut self) -> Result<ExitStatus, Error> {
+        while self.status.is_none() {
+            tokio::select! {
+                reply = self.control.receive() => match reply? {
+                    Reply::Exited { status } => self.status = Some(ExitStatus::from_raw(status)),
+                    Reply::Stopped { signal } => {
+                        stop(signal)?;
+                        self.control.send(&Request::Resumed)?;
+                    }
+                    _ => (),
+                },
+                signal = self.signals.next() => self.control.send(&Request::Forward(signal))?,
+            }
+        }
+        self.status.ok_or(Error::GuardLost)
+    }
+
+    /// Sends a signal to the command alone. Nothing happens when it has ended.
+    pub fn signal(&self, signal: i32) {
+        let _ = self.control.send(&Request::Signal(signal));
+    }
+}
+
+/// The socket to the guard.
+pub(crate) struct Control(AsyncFd<OwnedFd>);
+
+impl Control {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Control> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Control(sys::async_readable(socket)?))
+    }
+
+    pub(crate) fn send(&self, request: &Request) -> Result<(), Error> {
+        self.send_with(request, &[])
+    }
+
+    pub(crate) fn send_with(&self, request: &Request, descriptors: &[BorrowedFd]) -> Result<(), Error> {
+        message::send(self.0.get_ref().as_fd(), &request.encode(), descriptors).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::GuardLost,
+            _ => error.into(),
+        })
+    }
+
+    pub(crate) async fn receive(&self) -> Result<Reply, Error> {
+        let received = self.0.async_io(Interest::READABLE, |socket| message::receive(socket.as_fd())).await?;
+        received.and_then(|(bytes, _)| Reply::decode(&bytes)).ok_or(Error::GuardLost)
+    }
+
+    /// The guard sees the end at once, although others may hold this socket.
+    pub(crate) fn shut_down(&self) {
+        let _ = rustix::net::shutdown(self.0.get_ref(), rustix::net::Shutdown::Both);
+    }
+}
+
+/// Signals of this process that belong to the command.
+pub(crate) struct Signals(Vec<(i32, Signal)>);
+
+impl Signals {
+    /// From now on none of them has its default effect on this process. SIGTTIN and SIGTTOU are ignored: they mean
+    /// the whole process group, the command decides, and this process stops when it does.
+    pub(crate) fn take() -> io::Result<Signals> {
+        const FORWARDED: [i32; 7] =
+            [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1, libc::SIGUSR2];
+        for number in [libc::SIGTTIN, libc::SIGTTOU] {
+            sys::set_disposition(number, true)?;
+        }
+        let listen = |number: i32| Ok((number, signal(SignalKind::from_raw(number))?));
+        Ok(Signals(FORWARDED.into_iter().map(listen).collect::<io::Result<_>>()?))
+    }
+
+    async fn next(&mut self) -> i32 {
+        std::future::poll_fn(|context| {
+            for (number, signal) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(*number);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Stops this process as the command was stopped, so that the shell that waits for it takes the terminal back. Returns
+/// when it goes on. Nothing happens in an orphaned process group, where the kernel does not let it stop.
+fn stop(signal: i32) -> io::Result<()> {
+    if signal == libc::SIGSTOP {
+        return sys::raise(signal);
+    }
+    let before = sys::set_disposition(signal, false)?;
+    let mut only = SigSet::empty();
+    only.add(nix::sys::signal::Signal::try_from(signal)?);
+    let mask = only.thread_swap_mask(SigmaskHow::SIG_UNBLOCK)?;
+    let raised = sys::raise(signal);
+    mask.thread_set_mask()?;
+    sys::restore_disposition(signal, &before)?;
+    raised
+}

@@ -1,0 +1,207 @@
+//! Serves the sandbox's connections: reads SYNs from the TUN, has them dialled, hands them back to the kernel or answers
+//! them, accepts what the kernel then connects, and runs the flows. One task owns all of it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, trace, warn};
+
+use crate::diag::Diag;
+use crate::flows::{Dial, Ends, Flows, Opened, Verdict};
+use crate::packet::{self, Unreachable};
+use crate::{Connected, DialError, Dialer, sys};
+
+/// How often the command's sockets are asked after, for connections not yet made. The kernel repeats a SYN only after
+/// seconds, and says nothing when a program closes a socket that is still connecting.
+const CHECK: Duration = Duration::from_millis(500);
+/// Packets read from the TUN before other things get their turn.
+const BURST: usize = 64;
+
+pub(crate) struct Engine {
+    tun: AsyncFd<OwnedFd>,
+    listener: TcpListener,
+    listener_v6: Option<TcpListener>,
+    diag: Diag,
+    dialer: Arc<dyn Dialer>,
+    flows: Flows<AbortOnDrop, Connected>,
+    dials: FuturesUnordered<Abortable<BoxFuture<'static, Dialled>>>,
+    /// The open flows: they end with the engine.
+    running: JoinSet<()>,
+}
+
+/// A dial's end.
+struct Dialled {
+    ends: Ends,
+    dial: Dial,
+    result: Result<Connected, DialError>,
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(
+        tun: OwnedFd,
+        listener: OwnedFd,
+        listener_v6: Option<OwnedFd>,
+        diag: OwnedFd,
+        dialer: Arc<dyn Dialer>,
+    ) -> io::Result<Engine> {
+        let listen = |fd: OwnedFd| TcpListener::from_std(fd.into());
+        Ok(Engine {
+            tun: sys::async_readable(tun)?,
+            listener: listen(listener)?,
+            listener_v6: listener_v6.map(listen).transpose()?,
+            diag: Diag::new(diag),
+            dialer,
+            flows: Flows::new(),
+            dials: FuturesUnordered::new(),
+            running: JoinSet::new(),
+        })
+    }
+
+    /// Runs until the TUN fails. Dropping the future gives every dial up and resets every flow.
+    pub(crate) async fn run(mut self) {
+        let mut buffer = vec![0; 1 << 16];
+        let mut check = tokio::time::interval(CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                read = read(&self.tun, &mut buffer) => match read {
+                    Ok(length) => self.burst(&mut buffer, length),
+                    Err(error) => return warn!(%error, "the sandbox's TUN failed"),
+                },
+                accepted = accept(&self.listener, self.listener_v6.as_ref()) => match accepted {
+                    Ok(stream) => self.accepted(stream),
+                    Err(error) => debug!(%error, "accept failed"),
+                },
+                Some(dialled) = self.dials.next(), if !self.dials.is_empty() => {
+                    if let Ok(dialled) = dialled {
+                        self.dialled(dialled);
+                    }
+                }
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => {
+                    if let Err(error) = ended {
+                        warn!(%error, "a flow's task failed");
+                    }
+                }
+                _ = check.tick(), if !self.flows.is_empty() => self.give_up(),
+            }
+        }
+    }
+
+    /// The packet in `buffer`, and those behind it.
+    fn burst(&mut self, buffer: &mut [u8], first: usize) {
+        self.packet(&buffer[..first]);
+        for _ in 1..BURST {
+            match rustix::io::read(self.tun.get_ref(), &mut *buffer) {
+                Ok(length) => self.packet(&buffer[..length]),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn packet(&mut self, packet: &[u8]) {
+        let Some(syn) = packet::syn(packet) else {
+            // nftables lets nothing else come here.
+            if let Some(answer) = packet::unreachable(packet, Unreachable::Prohibited) {
+                self.write(&answer);
+            }
+            return;
+        };
+        match self.flows.syn(&syn) {
+            Verdict::Known => trace!(to = %syn.to, "SYN repeated"),
+            Verdict::Again => self.write(packet),
+            Verdict::New(dial) => {
+                trace!(from = %syn.from, to = %syn.to, "SYN");
+                let ends = (syn.from, syn.to);
+                let future = self.dialer.dial(syn.from, syn.to).map(move |result| Dialled { ends, dial, result });
+                let (abort, registration) = AbortHandle::new_pair();
+                self.flows.begin(dial, syn, packet.to_vec(), AbortOnDrop(abort), Instant::now());
+                self.dials.push(Abortable::new(future.boxed(), registration));
+            }
+        }
+    }
+
+    fn dialled(&mut self, Dialled { ends, dial, result }: Dialled) {
+        let error = match result {
+            Ok(far) => {
+                if let Opened::Release(packet) = self.flows.opened(ends, dial, far, Instant::now()) {
+                    self.write(&packet);
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        let Some((syn, packet)) = self.flows.failed(ends, dial) else { return };
+        trace!(to = %syn.to, ?error, "dial failed");
+        let answer = match error {
+            DialError::Refused => Some(packet::refusal(&syn)),
+            DialError::HostUnreachable => packet::unreachable(&packet, Unreachable::Host),
+            DialError::NetworkUnreachable => packet::unreachable(&packet, Unreachable::Network),
+            // The command's own timeout runs; its next SYN dials anew.
+            DialError::TimedOut => None,
+        };
+        if let Some(answer) = answer {
+            self.write(&answer);
+        }
+    }
+
+    fn accepted(&mut self, stream: TcpStream) {
+        let socket = socket2::SockRef::from(&stream);
+        // A flow that just vanishes, with this process for one, shall end in a reset and never look complete.
+        let prepared = socket.set_linger(Some(Duration::ZERO)).and_then(|()| socket.set_tcp_nodelay(true));
+        let (Ok(()), Ok(from), Ok(to)) = (prepared, stream.peer_addr(), stream.local_addr()) else { return };
+        match self.flows.accepted((from, to)) {
+            Some(far) => drop(self.running.spawn(far(stream))),
+            None => debug!(%to, "a connection came without its dial"),
+        }
+    }
+
+    fn give_up(&mut self) {
+        let Engine { flows, diag, .. } = self;
+        let gone = flows.give_up(Instant::now(), CHECK, |ends| diag.is_wanted(ends));
+        if gone > 0 {
+            trace!(gone, left = flows.len(), "dials nobody waits for were given up");
+        }
+    }
+
+    fn write(&self, packet: &[u8]) {
+        if let Err(error) = rustix::io::write(self.tun.get_ref(), packet) {
+            // A lost packet: the command's kernel repeats its SYN.
+            debug!(%error, "writing to the TUN failed");
+        }
+    }
+}
+
+async fn read(tun: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
+    tun.async_io(Interest::READABLE, |tun| Ok(rustix::io::read(tun, &mut *buffer)?)).await
+}
+
+async fn accept(v4: &TcpListener, v6: Option<&TcpListener>) -> io::Result<TcpStream> {
+    let v6 = async {
+        match v6 {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    };
+    let accepted = tokio::select! {
+        accepted = v4.accept() => accepted,
+        accepted = v6 => accepted,
+    };
+    Ok(accepted?.0)
+}
