@@ -1,1 +1,344 @@
-//! session
+//! The client engine: one session from the names on a command line to the command's exit code.
+//!
+//! A session passes through states, one module each: `attaching` (an agent admits it), `linking` (links are kept),
+//! `running` (the command lives). It ends with its command, in whatever way; what it changed in the cluster is an agent
+//! that parks and exits by itself. This crate prints nothing: it speaks through [`Voice`].
+
+mod asker;
+mod attaching;
+mod dialer;
+mod environment;
+mod error;
+mod linking;
+mod machine;
+mod router;
+mod running;
+pub mod socket;
+pub mod status;
+mod upstream;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use wire::{DescribeContainer, Description, Leave, RELEASE, SessionId, answer, request};
+
+use asker::Asker;
+use attaching::Attached;
+use dialer::{Counters, Dialer};
+use linking::{Dial, Links};
+use router::Router;
+use running::Watched;
+use status::{Attachment, Flows, Link, Status};
+use upstream::{MachineResolver, PodResolver};
+
+pub use error::Error;
+pub use running::exit_code;
+
+/// A session that ends tells its agent and waits this long for the word to be taken; the lease does the rest.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a session is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub connect: cluster::ConnectOptions,
+    /// `web`, `deploy/web`, `pod/web-0`, …
+    pub workload: String,
+    pub container: Option<String>,
+    /// Of the agent.
+    pub image: String,
+    /// How long the agent keeps the session without a link.
+    pub lease: Duration,
+    /// How long the agent stays, without any session, for the next one.
+    pub park: Duration,
+    /// Links of the session: the first for interactive flows, the others for bulk.
+    pub links: u32,
+    /// Program and arguments.
+    pub command: Vec<OsString>,
+}
+
+/// How a session speaks to its user.
+pub trait Voice: Send + Sync {
+    /// What is being done now; shown when it takes long.
+    fn step(&self, what: &str);
+    /// Nothing is being done that one waits for any more.
+    fn ready(&self);
+    /// Something the user should know while the command runs.
+    fn note(&self, what: &str);
+}
+
+/// A new session's id.
+pub fn new_id() -> SessionId {
+    SessionId(rand::random())
+}
+
+/// Runs one session: attaches, links, runs the command in `sandbox`, and leaves.
+///
+/// Returns the command's status. Until the command runs, SIGINT, SIGTERM and SIGHUP end the session.
+pub async fn run(
+    id: SessionId,
+    sandbox: sandbox::Prepared,
+    options: &Options,
+    voice: &dyn Voice,
+) -> Result<ExitStatus, Error> {
+    let mut interrupted = std::pin::pin!(interrupted());
+    let session = tokio::select! {
+        started = Session::start(id, options, voice) => started?,
+        signal = &mut interrupted => return Err(Error::Interrupted(signal)),
+    };
+    let ended = session.run_command(sandbox, options, interrupted, voice).await;
+    session.leave().await;
+    ended
+}
+
+async fn interrupted() -> i32 {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let waits = kinds.map(|kind| {
+        Box::pin(async move {
+            match signal(kind) {
+                Ok(mut signal) => signal.recv().await,
+                Err(_) => std::future::pending().await,
+            };
+            kind.as_raw_value()
+        })
+    });
+    futures::future::select_all(waits).await.0
+}
+
+/// A session whose links are up.
+struct Session {
+    id: SessionId,
+    since: Instant,
+    attached: Attachedness,
+    description: Description,
+    endpoint: link::Endpoint,
+    links: Links,
+    asker: Arc<Asker>,
+    router: Arc<RwLock<Router>>,
+    counters: Arc<Counters>,
+    /// The control flow; aborted with the session.
+    _tasks: JoinSet<()>,
+}
+
+/// Names of what the session is attached to, for `status` and the command's environment.
+struct Attachedness {
+    context: String,
+    namespace: String,
+    workload: String,
+    pod: String,
+    container: String,
+    agent: String,
+}
+
+impl Session {
+    async fn start(id: SessionId, options: &Options, voice: &dyn Voice) -> Result<Session, Error> {
+        let Attached { cluster, workload, target, agent, admitted, identity, ranges } =
+            attaching::attach(id, options, voice).await?;
+        voice.step(&format!("opening {} links to pod {}", options.links, target.pod));
+        let (endpoint, _incoming) = link::Endpoint::new(link::Role::Client, link::Config::default());
+        let names = Attachedness {
+            context: cluster.context().to_owned(),
+            namespace: cluster.namespace().to_owned(),
+            workload: workload.to_string(),
+            pod: target.pod.clone(),
+            container: target.container.clone(),
+            agent: agent.name.clone(),
+        };
+        let dial = Dial { cluster, pod: target.pod, id, admitted, identity, endpoint: endpoint.clone() };
+        let links = Links::start(dial, options.links).await?;
+        let (asker, questions) = Asker::new();
+        let asker = Arc::new(asker);
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
+            let (asker, control) = (asker.clone(), endpoint.control());
+            async move {
+                if let Err(error) = asker.run(questions, control).await {
+                    tracing::debug!(%error, "control flow ended");
+                }
+            }
+        });
+        voice.step(&format!("reading the environment of container {}", names.container));
+        let description = describe(&asker, &target.container_id, &names.pod).await?;
+        Ok(Session {
+            id,
+            since: Instant::now(),
+            attached: names,
+            description,
+            endpoint,
+            links,
+            asker,
+            router: Arc::new(RwLock::new(Router::new(all_ranges(&ranges), machine::on_link()))),
+            counters: Arc::default(),
+            _tasks: tasks,
+        })
+    }
+
+    async fn run_command(
+        &self,
+        sandbox: sandbox::Prepared,
+        options: &Options,
+        interrupted: std::pin::Pin<&mut impl Future<Output = i32>>,
+        voice: &dyn Voice,
+    ) -> Result<ExitStatus, Error> {
+        voice.step("starting the command");
+        let dialer =
+            Dialer { endpoint: self.endpoint.clone(), router: self.router.clone(), counters: self.counters.clone() };
+        let mut sandbox = sandbox.start(Arc::new(dialer))?;
+        let (udp, tcp) = sandbox.dns().expect("taken once, from a sandbox just started");
+        let resolver = self.serve_names(udp, tcp);
+        let (asked_tx, asked) = mpsc::channel(16);
+        let (folder, name) = (socket::Folder::of_this_user(), self.id.to_string());
+        let control = socket::ControlSocket::bind(&folder, &name)
+            .map_err(|cause| Error::ControlSocket { path: folder.socket(&name).display().to_string(), cause })?;
+        let mut child = tokio::select! {
+            child = sandbox.spawn(self.command(options)) => child?,
+            signal = interrupted => return Err(Error::Interrupted(signal)),
+        };
+        voice.ready();
+        let argv = options.command.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let status = |pid: u32| self.status(&argv, pid);
+        let watched = Watched { links: self.links.states.clone(), asked, status: &status, voice };
+        tokio::select! {
+            ended = running::run(&mut child, watched) => ended,
+            // Both run for as long as the command; they end only when the machine takes their sockets away.
+            () = control.serve(asked_tx) => child.wait().await.map_err(Error::from),
+            () = resolver => child.wait().await.map_err(Error::from),
+        }
+    }
+
+    fn serve_names(&self, udp: UdpSocket, tcp: TcpListener) -> impl Future<Output = ()> + use<> {
+        let router = self.router.clone();
+        let ranges = router.read().unwrap_or_else(std::sync::PoisonError::into_inner).cluster_ranges().to_vec();
+        let policy = dns::Policy::from_pod(&self.description.resolv_conf, ranges);
+        dns::serve(
+            udp,
+            tcp,
+            policy,
+            Arc::new(PodResolver(self.asker.clone())),
+            Arc::new(MachineResolver::from_resolv_conf()),
+            move |address, ttl| Dialer::learn(&router, address, ttl),
+        )
+    }
+
+    fn command(&self, options: &Options) -> sandbox::Command {
+        let ours = [
+            ("STEAD_SESSION", self.id.to_string()),
+            ("STEAD_WORKLOAD", self.attached.workload.clone()),
+            ("STEAD_NAMESPACE", self.attached.namespace.clone()),
+            ("STEAD_POD", self.attached.pod.clone()),
+            ("STEAD_CONTAINER", self.attached.container.clone()),
+        ];
+        let resolv_conf =
+            dns::ResolvConf::parse(&self.description.resolv_conf).for_sandbox(sandbox::Sandbox::NAME_SERVER);
+        let mut files = vec![(PathBuf::from("/etc/resolv.conf"), resolv_conf.into_bytes())];
+        if let Ok(text) = std::fs::read_to_string("/etc/nsswitch.conf") {
+            files.push((PathBuf::from("/etc/nsswitch.conf"), hosts_by_files_and_dns(&text).into_bytes()));
+        }
+        sandbox::Command {
+            argv: options.command.clone(),
+            env: environment::compose(std::env::vars_os(), &self.description, ours),
+            cwd: None,
+            files,
+        }
+    }
+
+    fn status(&self, command: &[String], command_pid: u32) -> Status {
+        let stats = self.endpoint.stats();
+        let states = self.links.states.borrow();
+        let links: Vec<Link> = states
+            .iter()
+            .map(|(&number, state)| {
+                let seen = stats.links.iter().find(|l| l.number == number);
+                Link {
+                    number,
+                    rung: "proxy".to_owned(),
+                    up: state.up,
+                    sent_bytes: seen.map_or(0, |l| l.bytes_sent),
+                    received_bytes: seen.map_or(0, |l| l.bytes_received),
+                    round_trip_us: seen.and_then(|l| l.round_trip).map(|d| d.as_micros() as u64),
+                    heard_ms_ago: seen.map(|l| l.silent_for.as_millis() as u64),
+                    error: state.error.clone(),
+                }
+            })
+            .collect();
+        let (health, reason) = status::health(&links);
+        let names = &self.attached;
+        Status {
+            session: self.id.to_string(),
+            release: RELEASE.to_owned(),
+            health,
+            reason,
+            context: names.context.clone(),
+            namespace: names.namespace.clone(),
+            pod: names.pod.clone(),
+            container: names.container.clone(),
+            agent: names.agent.clone(),
+            client_pid: std::process::id(),
+            command: command.to_vec(),
+            command_pid: Some(command_pid),
+            age_seconds: self.since.elapsed().as_secs(),
+            attachments: vec![Attachment {
+                workload: names.workload.clone(),
+                namespace: names.namespace.clone(),
+                kind: "observe".to_owned(),
+            }],
+            links,
+            flows: Flows {
+                open: stats.flows as u64,
+                opened: self.counters.opened.load(Ordering::Relaxed),
+                refused: self.counters.refused.load(Ordering::Relaxed),
+                by_machine: self.counters.by_machine.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    /// Tells the agent, so that it forgets the session at once and not when the lease ends.
+    async fn leave(self) {
+        let farewell = self.asker.ask(request::Kind::Leave(Leave {}));
+        if self.links.states.borrow().values().any(|s| s.up) {
+            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        }
+        self.endpoint.close(link::Reset::Aborted);
+    }
+}
+
+async fn describe(asker: &Asker, container_id: &str, pod: &str) -> Result<Description, Error> {
+    let question = DescribeContainer { container_id: container_id.to_owned() };
+    let failed = |cause: String| Error::Link { pod: pod.to_owned(), cause };
+    match asker.ask(request::Kind::DescribeContainer(question)).await {
+        Ok(answer::Kind::Description(description)) => Ok(description),
+        Ok(_) => Err(failed("the agent answered something else than was asked".to_owned())),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn all_ranges(ranges: &cluster::Ranges) -> Vec<IpNet> {
+    let single = ranges.service_ips.iter().map(|&ip| IpNet::from(ip));
+    ranges.services.iter().chain(&ranges.pods).copied().chain(single).collect()
+}
+
+/// The machine's nsswitch.conf with host names looked up by files and DNS alone: other ways (a resolver's socket, mDNS)
+/// lead around the sandbox.
+fn hosts_by_files_and_dns(text: &str) -> String {
+    let other = text.lines().filter(|line| !line.trim_start().starts_with("hosts:"));
+    other.chain(["hosts: files dns"]).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_looked_up_by_files_and_dns_alone() {
+        let text = "passwd: files systemd\nhosts: mymachines resolve [!UNAVAIL=return] files dns\n";
+        assert_eq!(hosts_by_files_and_dns(text), "passwd: files systemd\nhosts: files dns\n");
+    }
+}

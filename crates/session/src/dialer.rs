@@ -1,0 +1,90 @@
+//! Connects what the command dials: through the pod or from this machine, as the router decides.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use link::{Endpoint, Reset};
+use sandbox::{Connected, DialError};
+use wire::Open;
+
+use crate::machine;
+use crate::router::{Router, Side};
+
+/// Shared with `status`.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) opened: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) by_machine: AtomicU64,
+}
+
+pub(crate) struct Dialer {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) router: Arc<RwLock<Router>>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+impl Dialer {
+    /// The pod's DNS answered with this address.
+    pub(crate) fn learn(router: &RwLock<Router>, address: std::net::IpAddr, ttl: Duration) {
+        router.write().unwrap_or_else(std::sync::PoisonError::into_inner).learn(address, ttl, Instant::now());
+    }
+}
+
+impl sandbox::Dialer for Dialer {
+    fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Connected, DialError>> {
+        let side = self.router.read().unwrap_or_else(std::sync::PoisonError::into_inner).side(to.ip(), Instant::now());
+        tracing::trace!(%from, %to, ?side, "dial");
+        let (endpoint, counters) = (self.endpoint.clone(), self.counters.clone());
+        Box::pin(async move {
+            let dialled = match side {
+                Side::Pod => through_pod(&endpoint, to).await,
+                Side::Machine => from_machine(to).await,
+            };
+            let counter = match (&dialled, side) {
+                (Err(_), _) => &counters.refused,
+                (Ok(_), Side::Pod) => &counters.opened,
+                (Ok(_), Side::Machine) => &counters.by_machine,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+            dialled
+        })
+    }
+}
+
+async fn through_pod(endpoint: &Endpoint, to: SocketAddr) -> Result<Connected, DialError> {
+    let flow = endpoint.open(Bytes::from(Open::tcp(to).to_bytes())).await.map_err(from_reset)?;
+    Ok(Box::new(move |command| {
+        Box::pin(async move {
+            flow.splice(command).await;
+        })
+    }))
+}
+
+async fn from_machine(to: SocketAddr) -> Result<Connected, DialError> {
+    let far = machine::dial(to).await.map_err(|error| from_errno(&error))?;
+    Ok(Box::new(move |command| Box::pin(machine::join(command, far))))
+}
+
+fn from_reset(reset: Reset) -> DialError {
+    match reset {
+        Reset::Refused | Reset::ResetByPeer => DialError::Refused,
+        Reset::NetworkUnreachable | Reset::AddressNotAvailable => DialError::NetworkUnreachable,
+        Reset::TimedOut => DialError::TimedOut,
+        Reset::HostUnreachable | Reset::Aborted | Reset::NotAllowed | Reset::UnknownFlow => DialError::HostUnreachable,
+    }
+}
+
+fn from_errno(error: &io::Error) -> DialError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => DialError::NetworkUnreachable,
+        io::ErrorKind::TimedOut => DialError::TimedOut,
+        _ => DialError::HostUnreachable,
+    }
+}

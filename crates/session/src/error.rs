@@ -1,0 +1,63 @@
+use std::io;
+
+/// Why a session could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::Error),
+    #[error("cannot reach the agent in pod {pod}: {cause}")]
+    Link { pod: String, cause: String },
+    #[error("the agent in pod {pod} is release {theirs}, this is {ours}; they may differ by one release")]
+    Release { pod: String, theirs: String, ours: String },
+    #[error("cannot open the control socket {path}: {cause}")]
+    ControlSocket { path: String, cause: io::Error },
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
+}
+
+impl Error {
+    /// What the user can do next, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Cluster(error) => error.next_step().map(str::to_owned),
+            Error::Sandbox(error) => error.hint(),
+            Error::Link { .. } => Some(
+                "check that the API server can reach pod addresses (`kubectl get --raw` on the pod's proxy), \
+                 and that no NetworkPolicy blocks it"
+                    .to_owned(),
+            ),
+            Error::Release { .. } => {
+                Some("install the same release on both sides, or name the image with --agent-image".into())
+            }
+            Error::ControlSocket { .. } => Some("set XDG_RUNTIME_DIR to a folder of yours".into()),
+            Error::Interrupted(_) => None,
+        }
+    }
+
+    /// Ours are 64-78, one per class; `stead help exit-codes` lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Cluster(error) => error.kind().exit_code(),
+            Error::Sandbox(error) => sandbox_exit_code(error),
+            Error::Link { .. } => 76,
+            Error::Release { .. } => 76,
+            Error::ControlSocket { .. } => 74,
+            Error::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
+        }
+    }
+}
+
+/// A command that cannot be run ends as in a shell; what the machine forbids is a class of its own.
+fn sandbox_exit_code(error: &sandbox::Error) -> u8 {
+    match error {
+        sandbox::Error::NotFound { .. } => 127,
+        sandbox::Error::NotExecutable { .. } => 126,
+        sandbox::Error::NamespacesForbidden { .. } | sandbox::Error::Tun { .. } | sandbox::Error::Setup { .. } => 71,
+        sandbox::Error::ZeroByte => 64,
+        sandbox::Error::Directory { .. } | sandbox::Error::Bind { .. } | sandbox::Error::Io(_) => 74,
+        sandbox::Error::Spawn(_) => 71,
+        sandbox::Error::Threads(_) | sandbox::Error::GuardLost | sandbox::Error::Busy => 70,
+    }
+}

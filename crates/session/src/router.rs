@@ -1,0 +1,147 @@
+//! Pure: which side connects an address, the pod or this machine. It opens nothing and asks no clock.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Who connects a destination of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Pod,
+    Machine,
+}
+
+/// Ranges that belong to nobody in particular, so that a cluster may use them: RFC 1918, RFC 6598, RFC 4193.
+const PRIVATE_V4: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+];
+const PRIVATE_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
+
+/// Addresses learned from the pod's DNS are kept at least this long, since programs hold on to them past their TTL.
+const SHORTEST_MEMORY: Duration = Duration::from_secs(60);
+
+/// Learned addresses are swept when the table has grown to this many.
+const SWEEP_AT: usize = 4096;
+
+/// Decides by ranges of the cluster, addresses the pod's DNS answered with, and what the machine itself is attached to.
+#[derive(Debug)]
+pub(crate) struct Router {
+    cluster: Vec<IpNet>,
+    on_link: Vec<IpNet>,
+    learned: HashMap<IpAddr, Instant>,
+}
+
+impl Router {
+    /// `cluster` are the Service and pod ranges as far as known; `on_link` the networks this machine is attached to.
+    pub(crate) fn new(cluster: Vec<IpNet>, on_link: Vec<IpNet>) -> Self {
+        Router { cluster, on_link, learned: HashMap::new() }
+    }
+
+    /// The pod's DNS answered with `address`, valid for `ttl` from `now`.
+    pub(crate) fn learn(&mut self, address: IpAddr, ttl: Duration, now: Instant) {
+        if self.learned.len() >= SWEEP_AT {
+            self.learned.retain(|_, until| *until > now);
+        }
+        let until = now + ttl.max(SHORTEST_MEMORY);
+        let entry = self.learned.entry(address).or_insert(until);
+        *entry = (*entry).max(until);
+    }
+
+    /// The most telling fact wins: a cluster range, then a name the pod resolved, then the machine's own networks, then
+    /// private space, which is the cluster's unless the machine is on it.
+    pub(crate) fn side(&self, to: IpAddr, now: Instant) -> Side {
+        let to = to.to_canonical();
+        if self.cluster.iter().any(|net| net.contains(&to)) {
+            return Side::Pod;
+        }
+        if self.learned.get(&to).is_some_and(|until| *until > now) {
+            return Side::Pod;
+        }
+        if self.on_link.iter().any(|net| net.contains(&to)) {
+            return Side::Machine;
+        }
+        if is_private(to) { Side::Pod } else { Side::Machine }
+    }
+
+    /// The cluster's ranges as known, for DNS reverse zones and for `status`.
+    pub(crate) fn cluster_ranges(&self) -> &[IpNet] {
+        &self.cluster
+    }
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => PRIVATE_V4.iter().any(|&(base, len)| Ipv4Net::new_assert(base, len).contains(&ip)),
+        IpAddr::V6(ip) => Ipv6Net::new_assert(PRIVATE_V6.0, PRIVATE_V6.1).contains(&ip),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router() -> Router {
+        let nets = |list: &[&str]| list.iter().map(|n| n.parse().expect("a literal")).collect();
+        Router::new(nets(&["10.96.0.0/16", "fd00:96::/112"]), nets(&["192.168.1.0/24", "10.0.0.0/8"]))
+    }
+
+    fn side(to: &str) -> Side {
+        router().side(to.parse().expect("a literal"), Instant::now())
+    }
+
+    #[test]
+    fn a_cluster_range_goes_through_the_pod_even_when_the_machine_is_on_a_wider_one() {
+        assert_eq!(side("10.96.3.4"), Side::Pod);
+        assert_eq!(side("fd00:96::7"), Side::Pod);
+        assert_eq!(side("::ffff:10.96.3.4"), Side::Pod);
+    }
+
+    #[test]
+    fn the_machines_own_networks_and_public_addresses_stay_with_the_machine() {
+        assert_eq!(side("192.168.1.9"), Side::Machine);
+        assert_eq!(side("10.1.2.3"), Side::Machine);
+        assert_eq!(side("203.0.113.7"), Side::Machine);
+        assert_eq!(side("2001:db8::1"), Side::Machine);
+    }
+
+    #[test]
+    fn private_space_the_machine_is_not_on_goes_through_the_pod() {
+        assert_eq!(side("172.20.0.1"), Side::Pod);
+        assert_eq!(side("192.168.2.1"), Side::Pod);
+        assert_eq!(side("100.64.0.1"), Side::Pod);
+        assert_eq!(side("fd12::1"), Side::Pod);
+    }
+
+    #[test]
+    fn an_address_the_pod_resolved_goes_through_it_until_forgotten() {
+        let (mut router, start) = (router(), Instant::now());
+        let public = "203.0.113.7".parse().expect("a literal");
+        router.learn(public, Duration::from_secs(5), start);
+        assert_eq!(router.side(public, start + Duration::from_secs(59)), Side::Pod);
+        assert_eq!(router.side(public, start + Duration::from_secs(61)), Side::Machine);
+    }
+
+    #[test]
+    fn a_shorter_answer_does_not_shorten_a_longer_one() {
+        let (mut router, start) = (router(), Instant::now());
+        let public = "203.0.113.7".parse().expect("a literal");
+        router.learn(public, Duration::from_secs(300), start);
+        router.learn(public, Duration::from_secs(1), start);
+        assert_eq!(router.side(public, start + Duration::from_secs(299)), Side::Pod);
+    }
+
+    #[test]
+    fn expired_addresses_do_not_pile_up() {
+        let (mut router, start) = (router(), Instant::now());
+        for i in 0..SWEEP_AT as u32 {
+            router.learn(IpAddr::from(Ipv4Addr::from(i)), Duration::ZERO, start);
+        }
+        router.learn("203.0.113.7".parse().expect("a literal"), Duration::ZERO, start + SHORTEST_MEMORY * 2);
+        assert_eq!(router.learned.len(), 1);
+    }
+}

@@ -1,0 +1,46 @@
+//! The two sides that names are asked of: the pod's resolver, through the agent, and this machine's.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dns::ResolvConf;
+use futures::future::BoxFuture;
+use wire::{Resolve, answer, request};
+
+use crate::asker::Asker;
+
+/// The pod's name servers.
+pub(crate) struct PodResolver(pub(crate) Arc<Asker>);
+
+impl dns::Upstream for PodResolver {
+    fn ask(&self, query: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
+        let asker = self.0.clone();
+        Box::pin(async move {
+            match asker.ask(request::Kind::Resolve(Resolve { query })).await? {
+                answer::Kind::Resolved(resolved) => Ok(resolved.response),
+                _ => Err(io::Error::other("the agent answered something else than was asked")),
+            }
+        })
+    }
+}
+
+/// This machine's name servers, as its resolv.conf named them when the session began.
+pub(crate) struct MachineResolver {
+    servers: Arc<[SocketAddr]>,
+}
+
+impl MachineResolver {
+    pub(crate) fn from_resolv_conf() -> Self {
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        MachineResolver { servers: ResolvConf::parse(&text).nameservers.into() }
+    }
+}
+
+impl dns::Upstream for MachineResolver {
+    fn ask(&self, query: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
+        let servers = self.servers.clone();
+        Box::pin(async move { dns::exchange(&servers, &query).await })
+    }
+}

@@ -1,0 +1,38 @@
+//! One module per verb: its arguments and what it does.
+
+mod help;
+mod image;
+mod leave;
+mod list;
+mod quit;
+mod run;
+mod sessions;
+mod status;
+mod version;
+
+use std::process::ExitCode;
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    Run(run::Args),
+    Status(status::Args),
+    List(list::Args),
+    Leave(leave::Args),
+    Quit(quit::Args),
+    Image(image::Args),
+    Version(version::Args),
+    Help(help::Args),
+}
+
+pub(crate) fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Leave(args) => leave::run(&args),
+        Command::Quit(args) => quit::run(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Version(args) => version::run(&args),
+        Command::Help(args) => help::run(&args),
+    }
+}

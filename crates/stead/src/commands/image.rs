@@ -1,0 +1,86 @@
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use oci::{ImageBuilder, Layer};
+
+use crate::error::Failure;
+use crate::output::{Format, OutputArgs};
+
+/// The agent's binary, empty in a build without one.
+pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stead-agent"));
+
+/// Architecture of the agent inside, in Go's words: the one this binary was built for.
+const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
+/// Write the agent's image
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    Save(SaveArgs),
+}
+
+/// Write the agent's image as an OCI archive
+///
+/// The same release always writes the same bytes. Load it with `ctr -n k8s.io images import FILE`,
+/// `kind load image-archive FILE`, `k3d image import FILE` or `minikube image load FILE`.
+#[derive(clap::Args)]
+struct SaveArgs {
+    /// Archive to write; - for standard output
+    file: PathBuf,
+    /// Name of the image
+    #[arg(long, value_name = "IMAGE", default_value_t = cluster::default_image())]
+    name: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let Verb::Save(args) = &args.verb;
+    match save(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.show(args.output.output),
+    }
+}
+
+fn save(args: &SaveArgs) -> Result<(), Failure> {
+    if AGENT.is_empty() {
+        let next = Some("build with `cargo xtask dist`, which puts the agent inside".to_owned());
+        return Err(Failure::new(78, "this build of stead carries no agent", next));
+    }
+    let written = if args.file == Path::new("-") { write(args, &mut io::stdout().lock()) } else { write_file(args) };
+    written.map_err(|error| Failure::io(&format!("cannot write {}", args.file.display()), &error))?;
+    if args.output.output == Format::Json && args.file != Path::new("-") {
+        crate::output::result(Format::Json, &serde_json::json!({ "image": args.name, "file": args.file }), |_| {
+            String::new()
+        });
+    }
+    Ok(())
+}
+
+/// A file that could not be written whole is not left behind.
+fn write_file(args: &SaveArgs) -> io::Result<()> {
+    let mut out = BufWriter::new(File::create(&args.file)?);
+    let written = write(args, &mut out).and_then(|()| out.flush());
+    if written.is_err() {
+        let _ = std::fs::remove_file(&args.file);
+    }
+    written
+}
+
+/// One layer with one file. Gzip, since the archive is made to travel: a third of the size.
+fn write(args: &SaveArgs, out: &mut impl io::Write) -> io::Result<()> {
+    let layer = Layer::from_files([oci::File::new("stead-agent", 0o755, AGENT)]).and_then(Layer::gzip);
+    let image = ImageBuilder::new(cluster::normalized(&args.name))
+        .arch(ARCH)
+        .label("org.opencontainers.image.version", wire::RELEASE)
+        .entrypoint(["/stead-agent"])
+        .layer(layer.map_err(io::Error::other)?);
+    image.write(out).map_err(io::Error::other)
+}

@@ -1,0 +1,154 @@
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use session::Options;
+
+use crate::error::Failure;
+use crate::output::OutputArgs;
+use crate::voice::Terminal;
+
+/// Run a command as if it ran in a pod of WORKLOAD
+///
+/// The workload itself is only observed: its pods keep running and keep their traffic. The command keeps your user,
+/// working directory, files and terminal; names and addresses of the cluster are reached through the pod; the container's
+/// environment is laid over yours (PATH, HOME and variables that steer loaders and interpreters stay yours).
+///
+/// Exit code: the command's own; 128 and the signal's number when one ended it; 126 or 127 when it could not be run;
+/// 64-78 for failures of stead itself (`stead help exit-codes`).
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  stead run web -- ./server --port 8080\n  stead run deploy/web -n shop -- psql -h db"
+)]
+pub(crate) struct Args {
+    /// Workload whose place the command takes: web, deploy/web, sts/db, ds/agent, pod/web-0
+    #[arg(value_name = "WORKLOAD")]
+    workload: String,
+    /// Command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Container of the pod (default: the one kubectl would take)
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Image of the agent
+    #[arg(long, value_name = "IMAGE", env = "STEAD_AGENT_IMAGE", default_value_t = cluster::default_image())]
+    agent_image: String,
+    /// How long the agent keeps the session when the connection is lost
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    lease: Duration,
+    /// How long the agent stays for the next session; 0s ends it with the last
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    park: Duration,
+    /// End the agent with its last session, as --park 0s
+    #[arg(long, conflicts_with = "park")]
+    no_park: bool,
+    /// Links to the agent: one for interactive traffic, the others for bulk
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4))]
+    links: u32,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Which cluster, as kubectl takes it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// Path of the kubeconfig (default: $KUBECONFIG, then ~/.kube/config)
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Namespace (default: the context's)
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// User to act as
+    #[arg(long = "as", value_name = "USER")]
+    as_user: Option<String>,
+    /// Group to act as; may be repeated
+    #[arg(long = "as-group", value_name = "GROUP", requires = "as_user")]
+    as_groups: Vec<String>,
+}
+
+impl From<ClusterArgs> for cluster::ConnectOptions {
+    fn from(args: ClusterArgs) -> Self {
+        cluster::ConnectOptions {
+            kubeconfig: args.kubeconfig,
+            context: args.context,
+            namespace: args.namespace,
+            as_user: args.as_user,
+            as_groups: args.as_groups,
+        }
+    }
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    let format = args.output.output;
+    match start(args) {
+        Ok(code) => code,
+        Err(failure) => failure.show(format),
+    }
+}
+
+fn start(args: Args) -> Result<ExitCode, Failure> {
+    let options = Options {
+        connect: args.cluster.into(),
+        workload: args.workload,
+        container: args.container,
+        image: args.agent_image,
+        lease: args.lease,
+        park: if args.no_park { Duration::ZERO } else { args.park },
+        links: args.links,
+        command: args.command,
+    };
+    let id = session::new_id();
+    // Before any thread exists: the sandbox's guard is forked from this process.
+    let sandbox = sandbox::prepare()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("cannot start the runtime", &error))?;
+    let voice = Terminal::new();
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = session::run(id, sandbox, &options, &voice) => ended,
+            () = voice.refresh() => unreachable!("refresh never returns"),
+        }
+    });
+    voice.finish();
+    // Nothing that is still dialled or looked up matters any more.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(session::exit_code(ended?)))
+}
+
+/// `500ms`, `60s`, `10m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| "a time is a number and a unit, such as 60s or 10m".to_owned())?;
+    let milliseconds = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        unit => return Err(format!("unknown unit {unit:?}; ms, s, m and h are known")),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_numbers_with_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        for wrong in ["", "s", "10", "10 s", "1d", "-1s", "99999999999999999h"] {
+            assert!(duration(wrong).is_err(), "{wrong:?} is no time");
+        }
+    }
+}
