@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::api::{AttachParams, LogParams, WatchEvent, WatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::AttachParams;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -15,36 +14,19 @@ use wire::{Admit, Admitted, LINE_LIMIT};
 
 use crate::Cluster;
 use crate::error::{Error, Kind, Right};
-use crate::place::{AgentContainer, Progress, agent_status};
+use crate::place::{AgentContainer, Progress};
 use crate::ready::Target;
 
-/// From the line to its answer, once attached.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the line to its answer; the line may then be sent again, which changes nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// From the placement to the first answer; most of it may be the pull of the image (10 MB).
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long an agent container of another session may be in trouble before it is called so: the kubelet tries again
-/// after 10 s, and an image that was missing may be there by then.
-const GRACE: Duration = Duration::from_secs(15);
-
-/// A container that runs by its status, and still cannot be attached to.
+/// For a container that runs by its status and still cannot be attached to, or does not answer.
 const ATTACH_GRACE: Duration = Duration::from_secs(5);
 
-/// Reasons for which a container waits and that do not pass by themselves.
-const IMAGE_TROUBLE: [&str; 7] = [
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-    "RegistryUnavailable",
-    "SignatureValidationFailed",
-];
-const START_TROUBLE: [&str; 4] =
-    ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"];
-
-type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+pub(crate) type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Cluster {
     /// Places an agent (or finds one) and admits the session to it: the whole way from a target to a port to dial.
@@ -84,7 +66,7 @@ impl Cluster {
             match knock.once().await {
                 Ok(admitted) => return admitted_or(admitted, progress),
                 Err(Silence::Failed(error)) => return Err(Trouble::Other(error)),
-                Err(Silence::NotYet(why)) => tracing::debug!(agent = agent.name, why, "agent does not answer yet"),
+                Err(Silence::NotYet(_, why)) => tracing::debug!(agent = agent.name, why, "agent does not answer yet"),
             }
         }
         let runs = Notify::new();
@@ -103,63 +85,6 @@ impl Cluster {
             )),
         }
     }
-
-    /// Ends only when the agent's container cannot start, or has ended; says what it waits for.
-    async fn observe(&self, agent: &AgentContainer, runs: &Notify, progress: Report<'_>) -> Trouble {
-        let parameters = WatchParams::default().fields(&format!("metadata.name={}", agent.pod));
-        let since = Instant::now();
-        let mut told = None;
-        loop {
-            // "0": what the API server's cache has, then every change.
-            match self.api::<Pod>().watch(&parameters, "0").await {
-                Ok(events) => {
-                    let mut events = events.boxed();
-                    while let Ok(Some(event)) = events.try_next().await {
-                        let pod = match event {
-                            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => pod,
-                            WatchEvent::Deleted(_) => return Trouble::Other(pod_gone(agent)),
-                            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => continue,
-                        };
-                        if pod.metadata.uid.as_deref() != Some(&agent.pod_uid) {
-                            return Trouble::Other(pod_gone(agent));
-                        }
-                        let state = agent_status(&pod, &agent.name).map_or(State::Unknown, State::of);
-                        let patient = agent.reused && since.elapsed() < GRACE;
-                        match state {
-                            State::Unknown => {}
-                            State::Running => runs.notify_one(),
-                            State::Waiting { reason, message } => {
-                                if !patient && let Some(trouble) = start_trouble(agent, &reason, &message) {
-                                    return Trouble::Other(trouble);
-                                }
-                                if told.as_ref() != Some(&reason) {
-                                    told = Some(reason.clone());
-                                    progress(Progress::Waiting { reason, message });
-                                }
-                            }
-                            State::Ended(why) => return Trouble::Ended(self.ended(agent, &why).await),
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "the pod cannot be watched; only the agent's answer will tell");
-                }
-            }
-            sleep(Duration::from_secs(1)).await;
-        }
-    }
-
-    async fn ended(&self, agent: &AgentContainer, why: &str) -> Error {
-        let parameters = LogParams { container: Some(agent.name.clone()), tail_lines: Some(3), ..LogParams::default() };
-        let log = timeout(Duration::from_secs(1), self.api::<Pod>().logs(&agent.pod, &parameters)).await;
-        let error = Error::new(Kind::AgentStart, format!("the agent {} in pod {} has ended", agent.name, agent.pod));
-        let error = error.because(why);
-        let error = match log {
-            Ok(Ok(log)) if !log.trim().is_empty() => error.because(log.trim().replace('\n', " / ")),
-            _ => error,
-        };
-        error.hint(format!("`kubectl logs {} -c {}` shows its messages; run the command again", agent.pod, agent.name))
-    }
 }
 
 fn admitted_or(admitted: Admitted, progress: Report<'_>) -> Result<Admitted, Trouble> {
@@ -173,7 +98,7 @@ fn admitted_or(admitted: Admitted, progress: Report<'_>) -> Result<Admitted, Tro
 }
 
 /// Why no answer will come.
-enum Trouble {
+pub(crate) enum Trouble {
     /// The agent's container has ended; another may be placed.
     Ended(Error),
     Other(Error),
@@ -187,57 +112,10 @@ impl Trouble {
     }
 }
 
-fn pod_gone(agent: &AgentContainer) -> Error {
-    Error::new(Kind::NoReadyPod, format!("the pod {} went away", agent.pod))
-        .hint("run the command again: another pod of the workload is taken")
-}
-
-/// The error for a reason to wait that will not pass.
-fn start_trouble(agent: &AgentContainer, reason: &str, message: &str) -> Option<Error> {
-    let cause = if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") };
-    if IMAGE_TROUBLE.contains(&reason) {
-        let error = Error::new(Kind::AgentStart, format!("the agent's image {} cannot be pulled", agent.image));
-        return Some(error.because(cause).hint(
-            "bring it to the nodes with `stead image load` (kind, k3d, minikube, containerd), or push it to a registry \
-             of the cluster with `stead image push` and name it with --agent-image",
-        ));
-    }
-    START_TROUBLE.contains(&reason).then(|| {
-        Error::new(Kind::AgentStart, format!("the agent cannot start in pod {}", agent.pod))
-            .because(cause)
-            .hint(format!("`kubectl describe pod {}` shows the events of its container {}", agent.pod, agent.name))
-    })
-}
-
-enum State {
-    Unknown,
-    Waiting { reason: String, message: String },
-    Running,
-    Ended(String),
-}
-
-impl State {
-    fn of(status: &ContainerStatus) -> State {
-        let Some(state) = &status.state else {
-            return State::Unknown;
-        };
-        if let Some(ended) = &state.terminated {
-            let reason = ended.reason.as_deref().unwrap_or("ended");
-            let message = ended.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
-            return State::Ended(format!("{reason}, exit code {}{message}", ended.exit_code));
-        }
-        if state.running.is_some() {
-            return State::Running;
-        }
-        let waiting = state.waiting.clone().unwrap_or_default();
-        State::Waiting { reason: waiting.reason.unwrap_or_default(), message: waiting.message.unwrap_or_default() }
-    }
-}
-
 /// Why a knock had no answer.
 enum Silence {
     /// The container does not run (yet, or any more).
-    NotYet(String),
+    NotYet(Kind, String),
     /// Knocking again does not help.
     Failed(Error),
 }
@@ -255,17 +133,20 @@ impl Knock<'_> {
         let since = Instant::now();
         let mut running_since = None;
         loop {
-            let why = match self.once().await {
+            let (kind, why) = match self.once().await {
                 Ok(admitted) => return Ok(admitted),
                 Err(Silence::Failed(error)) => return Err(error),
-                Err(Silence::NotYet(why)) => why,
+                Err(Silence::NotYet(kind, why)) => (kind, why),
             };
             tracing::trace!(agent = self.agent.name, why, "knocked in vain");
             if running_since.is_some_and(|at: Instant| at.elapsed() > ATTACH_GRACE) {
                 let agent = self.agent;
-                return Err(Error::new(Kind::AgentStart, format!("the agent {} cannot be attached to", agent.name))
-                    .because(why)
-                    .hint(format!("`kubectl attach {} -c {} -i` shows the same", agent.pod, agent.name)));
+                return Err(Error::new(
+                    kind,
+                    format!("the agent {} in pod {} runs and is silent", agent.name, agent.pod),
+                )
+                .because(why)
+                .hint(format!("`kubectl logs {} -c {}` shows its messages", agent.pod, agent.name)));
             }
             tokio::select! {
                 () = sleep(pause(since.elapsed())) => {}
@@ -288,7 +169,7 @@ impl Knock<'_> {
         let mut attached = match attached {
             Ok(Ok(attached)) => attached,
             Ok(Err(error)) => return Err(self.sorted(error)),
-            Err(_) => return Err(Silence::NotYet("no answer to the attach".to_owned())),
+            Err(_) => return Err(Silence::NotYet(Kind::TimedOut, "the kubelet does not answer the attach".to_owned())),
         };
         let missing = || Silence::Failed(Error::new(Kind::Internal, "the attach has no streams"));
         let mut stdin = attached.stdin().ok_or_else(missing)?;
@@ -309,20 +190,19 @@ impl Knock<'_> {
                     None => None,
                 };
                 let message = status.and_then(|status| status.message);
-                Err(Silence::NotYet(message.unwrap_or_else(|| "the attach ended without an answer".to_owned())))
+                let message = message.unwrap_or_else(|| "the attach ended without an answer".to_owned());
+                Err(Silence::NotYet(Kind::AgentStart, message))
             }
-            Err(_) => Err(Silence::Failed(
-                Error::new(Kind::TimedOut, format!("the agent in pod {} did not answer", self.agent.pod))
-                    .because(format!("no admission within {} s", ANSWER_TIMEOUT.as_secs()))
-                    .hint(format!("`kubectl logs {} -c {}` shows its messages", self.agent.pod, self.agent.name)),
-            )),
+            Err(_) => Err(Silence::NotYet(Kind::TimedOut, "it is attached and does not admit the session".to_owned())),
         }
     }
 
     fn sorted(&self, error: kube::Error) -> Silence {
         let doing = format!("attach to the agent in pod {}", self.agent.pod);
         match &error {
-            kube::Error::Api(status) if !matches!(status.code, 401 | 403) => Silence::NotYet(status.message.clone()),
+            kube::Error::Api(status) if !matches!(status.code, 401 | 403) => {
+                Silence::NotYet(Kind::AgentStart, status.message.clone())
+            }
             _ => Silence::Failed(Error::from_kube(error, doing, Right::core("pods/attach", &["get", "create"]))),
         }
     }

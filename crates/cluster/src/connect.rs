@@ -1,20 +1,29 @@
 //! A cluster as the user reaches it: its client for API requests and the head of requests that become byte pipes.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response, Uri};
 use hyper_util::client::legacy::Client as Pool;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::NamespaceResourceScope;
 use kube::client::{Body, ConfigExt};
 use kube::{Api, Client, Config, Resource};
+use tokio::time::timeout;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::dial::{DialError, Dialer, Stream};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Right};
 use crate::kubeconfig::{ConnectOptions, Surroundings, load};
+
+/// For a request that is no stream, from asking to the whole answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Unused connections of the pool are closed after this.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// Read buffer of a connection for API requests, bytes.
 const API_BUFFER: usize = 16 << 10;
@@ -55,7 +64,10 @@ impl Cluster {
         let extra = config.extra_headers_layer().map_err(bad)?;
         let layers =
             || ServiceBuilder::new().layer(config.base_uri_layer()).option_layer(auth.as_ref()).layer(extra.clone());
-        let pool: Pool<_, Body> = Pool::builder(TokioExecutor::new()).build(connector(dialer.clone()));
+        let pool: Pool<_, Body> = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector(dialer.clone()));
         let client = Client::new(
             layers().service(ServiceExt::<Request<Body>>::map_err(pool, BoxError::from)),
             config.default_namespace.clone(),
@@ -99,6 +111,30 @@ impl Cluster {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
         Api::namespaced(self.inner.client.clone(), &self.inner.namespace)
+    }
+
+    /// Waits for the answer to a request that is no stream. `doing` completes "cannot …".
+    pub(crate) async fn ask<T>(
+        &self,
+        doing: impl fmt::Display,
+        right: Right,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Error> {
+        let answer = self.patient(&doing, request).await?;
+        answer.map_err(|error| Error::from_kube(error, doing, right))
+    }
+
+    /// As `ask`, but leaves the API server's refusal to the caller.
+    pub(crate) async fn patient<T>(
+        &self,
+        doing: impl fmt::Display,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<kube::Result<T>, Error> {
+        timeout(REQUEST_TIMEOUT, request).await.map_err(|_| {
+            Error::new(Kind::TimedOut, format!("cannot {doing}"))
+                .because(format!("{} did not answer within {} s", self.server(), REQUEST_TIMEOUT.as_secs()))
+                .hint("`kubectl get --raw /readyz` shows whether the API server is well")
+        })
     }
 
     pub(crate) async fn dial(&self, buffer: usize) -> Result<Stream, Error> {

@@ -108,6 +108,11 @@ impl Error {
             401 => Error::new(Kind::Kubeconfig, "the API server does not accept the credentials of this context")
                 .because(cause)
                 .hint("log in again, or renew the token or client certificate that the kubeconfig names"),
+            403 if cause.contains("\"system:anonymous\"") => {
+                Error::new(Kind::Kubeconfig, "this context has no credentials").because(cause).hint(
+                    "the user entry of the context is missing or empty: log in, or name a token or client certificate",
+                )
+            }
             403 => Error::new(Kind::MissingRight, message).because(cause).hint(right.hint()),
             404 => Error::new(Kind::NotFound, message).because(cause),
             _ => Error::new(Kind::Internal, message).because(cause),
@@ -168,13 +173,19 @@ impl Right {
         Right { group: "", resource, verbs }
     }
 
-    /// Names the right, with the YAML by which an admin gives it to everyone who may edit.
+    /// Names the right, with what an admin would apply.
     fn hint(self) -> String {
         let Right { group, resource, verbs } = self;
         let verbs_text = verbs.join(", ");
         let name = resource.replace('/', "-");
+        let role = if resource == "pods/ephemeralcontainers" {
+            "which the default roles `edit` and `admin` lack; an admin adds it to both by:"
+        } else {
+            "which the default role `edit` has (`kubectl create rolebinding NAME --clusterrole=edit --user=USER`); where \
+             the cluster's own lacks it, an admin adds it by:"
+        };
         format!(
-            "needs {verbs_text} on {resource}; an admin gives it to everyone with the role `edit` by:\n\
+            "needs {verbs_text} on {resource}, {role}\n\
              apiVersion: rbac.authorization.k8s.io/v1\n\
              kind: ClusterRole\n\
              metadata:\n  \
@@ -225,6 +236,12 @@ mod tests {
     fn refused_credentials_point_at_the_kubeconfig() {
         let error = Error::from_status(&status(401, "Unauthorized"), "look", Right::core("pods", &["get"]));
         assert_eq!(error.kind(), Kind::Kubeconfig);
+    }
+
+    #[test]
+    fn a_context_without_credentials_is_no_missing_right() {
+        let refusal = status(403, "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\"");
+        assert_eq!(Error::from_status(&refusal, "look", Right::core("pods", &["get"])).kind(), Kind::Kubeconfig);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod error;
 mod image;
 mod kubeconfig;
 mod near;
+mod observe;
 mod pipe;
 mod place;
 mod ranges;

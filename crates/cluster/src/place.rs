@@ -97,11 +97,9 @@ impl Cluster {
             // Merged by name, so that entries of others stay. An equal entry of the same name that another client made
             // meanwhile is then simply shared.
             let patch = json!({ "spec": { "ephemeralContainers": [container] } });
-            let patched = self
-                .api::<Pod>()
-                .patch_ephemeral_containers(&target.pod, &PatchParams::default(), &Patch::Strategic(patch))
-                .await;
-            match patched {
+            let (pods, parameters, patch) = (self.api::<Pod>(), PatchParams::default(), Patch::Strategic(patch));
+            let patching = pods.patch_ephemeral_containers(&target.pod, &parameters, &patch);
+            match self.patient(format!("place an agent in pod {}", target.pod), patching).await? {
                 Ok(_) => return Ok(agent_container(&target, &name, &image, false)),
                 Err(error) if lost_the_name(&error) => target = self.refreshed(&target).await?,
                 Err(error) => return Err(refusal(error, &target)),

@@ -48,20 +48,20 @@ impl Cluster {
         let right = Right::core("pods", &["get", "list"]);
         let pods = self.api::<Pod>();
         if workload.kind == WorkloadKind::Pod {
-            let found = pods.get_opt(&workload.name).await.map_err(|error| Error::from_kube(error, &doing, right))?;
+            let found = self.ask(&doing, right, pods.get_opt(&workload.name)).await?;
             return select(workload, found.into_iter().collect(), &[], container);
         }
         let parameters = ListParams::default().labels(&workload.selector);
-        let (pods, revisions) = futures::join!(pods.list(&parameters), self.revisions(workload, &parameters));
-        let pods = pods.map_err(|error| Error::from_kube(error, &doing, right))?;
+        let revisions = async { Ok(self.revisions(workload, &parameters).await) };
+        let (pods, revisions) = futures::try_join!(self.ask(&doing, right, pods.list(&parameters)), revisions)?;
         select(workload, pods.items, &revisions, container)
     }
 
     /// The pod of `target` as it is now, same container.
     pub(crate) async fn refreshed(&self, target: &Target) -> Result<Target, Error> {
         let right = Right::core("pods", &["get", "list"]);
-        let found = self.api::<Pod>().get_opt(&target.pod).await;
-        let found = found.map_err(|error| Error::from_kube(error, format!("look at pod {}", target.pod), right))?;
+        let pods = self.api::<Pod>();
+        let found = self.ask(format!("look at pod {}", target.pod), right, pods.get_opt(&target.pod)).await?;
         match found {
             Some(pod) if pod.uid().as_deref() == Some(&target.uid) => enter(pod, Some(&target.container)),
             _ => Err(Error::new(Kind::NoReadyPod, format!("the pod {} is gone", target.pod))
@@ -74,7 +74,9 @@ impl Cluster {
         if workload.kind != WorkloadKind::Deployment {
             return Vec::new();
         }
-        match self.api::<ReplicaSet>().list_metadata(parameters).await {
+        let sets = self.api::<ReplicaSet>();
+        let right = Right { group: "apps", resource: "replicasets", verbs: &["list"] };
+        match self.ask("list ReplicaSets", right, sets.list_metadata(parameters)).await {
             Ok(list) => revisions_of(&workload.uid, list.items.iter().map(|item| &item.metadata)),
             Err(error) => {
                 tracing::debug!(%error, "ReplicaSets cannot be listed; the newest pod is taken for the newest revision");

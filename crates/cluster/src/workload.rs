@@ -137,15 +137,16 @@ impl Cluster {
     }
 
     async fn look(&self, kind: WorkloadKind, name: &str) -> Result<Option<Found>, Error> {
-        let found = match kind {
-            WorkloadKind::Deployment => self.get(name, Deployment::found).await,
-            WorkloadKind::StatefulSet => self.get(name, StatefulSet::found).await,
-            WorkloadKind::DaemonSet => self.get(name, DaemonSet::found).await,
-            WorkloadKind::ReplicaSet => self.get(name, ReplicaSet::found).await,
-            WorkloadKind::Job => self.get(name, Job::found).await,
-            WorkloadKind::Pod => self.get(name, Pod::found).await,
-        };
-        found.map_err(|error| Error::from_kube(error, format!("look for the {kind} \"{name}\""), kind.right()))
+        let doing = format!("look for the {kind} \"{name}\"");
+        let right = kind.right();
+        match kind {
+            WorkloadKind::Deployment => self.ask(doing, right, self.get(name, Deployment::found)).await,
+            WorkloadKind::StatefulSet => self.ask(doing, right, self.get(name, StatefulSet::found)).await,
+            WorkloadKind::DaemonSet => self.ask(doing, right, self.get(name, DaemonSet::found)).await,
+            WorkloadKind::ReplicaSet => self.ask(doing, right, self.get(name, ReplicaSet::found)).await,
+            WorkloadKind::Job => self.ask(doing, right, self.get(name, Job::found)).await,
+            WorkloadKind::Pod => self.ask(doing, right, self.get(name, Pod::found)).await,
+        }
     }
 
     async fn get<K>(&self, name: &str, found: fn(K) -> Found) -> kube::Result<Option<Found>>

@@ -3,6 +3,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::RELEASE;
 
+/// Changes a pod to one that no agent may enter, and the word that says why.
+type Spoil = (fn(&mut Value), &'static str);
+
 fn workload(kind: WorkloadKind) -> Workload {
     Workload {
         kind,
@@ -166,7 +169,7 @@ fn a_native_sidecar_is_a_container_too() {
 
 #[test]
 fn pods_that_no_agent_may_enter_are_refused_by_name() {
-    let spoils: [(fn(&mut Value), &str); 5] = [
+    let spoils: [Spoil; 5] = [
         (|pod| pod["spec"]["hostPID"] = json!(true), "hostPID"),
         (|pod| pod["metadata"]["annotations"] = json!({MIRROR: "x"}), "static pod"),
         (|pod| pod["spec"]["os"] = json!({"name": "windows"}), "Windows"),

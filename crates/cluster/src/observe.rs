@@ -1,0 +1,268 @@
+//! Watching a placed agent's container for what keeps it from starting, and saying what it waits for.
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use kube::api::{ListParams, LogParams, WatchEvent, WatchParams};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+
+use crate::Cluster;
+use crate::admit::{Report, Trouble};
+use crate::error::{Error, Kind};
+use crate::place::{AgentContainer, Progress, agent_status};
+
+/// How long an agent container of another session may be in trouble before it is called so: the kubelet tries again
+/// after 10 s, and an image that was missing may be there by then.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// A start that takes longer is a pull, most likely; events tell, the container's status does not.
+const ASK_EVENTS: Duration = Duration::from_millis(1500);
+
+/// Reasons for which a container waits and that do not pass by themselves.
+const IMAGE_TROUBLE: [&str; 7] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+];
+const START_TROUBLE: [&str; 4] =
+    ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"];
+
+impl Cluster {
+    /// Ends only when the agent's container cannot start, or has ended; says what it waits for, and when it runs.
+    pub(crate) async fn observe(&self, agent: &AgentContainer, runs: &Notify, progress: Report<'_>) -> Trouble {
+        let parameters = WatchParams::default().fields(&format!("metadata.name={}", agent.pod));
+        let mut observer = Observer { agent, since: Instant::now(), told: (String::new(), String::new()), progress };
+        let mut ticks = interval_at(Instant::now() + ASK_EVENTS, ASK_EVENTS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // "0": what the API server's cache has, then every change.
+            let mut events = match self.api::<Pod>().watch(&parameters, "0").await {
+                Ok(events) => events.boxed(),
+                Err(error) => {
+                    tracing::debug!(%error, "the pod cannot be watched; only the agent's answer will tell");
+                    sleep(Duration::from_secs(2)).await;
+                    continue;
+                }
+            };
+            loop {
+                let event = tokio::select! {
+                    event = events.try_next() => event,
+                    _ = ticks.tick() => {
+                        observer.waits(self.last_event(agent).await);
+                        continue;
+                    }
+                };
+                // An ended or failed watch is begun anew.
+                let Ok(Some(event)) = event else { break };
+                match observer.see(event) {
+                    Some(Seen::Running) => runs.notify_one(),
+                    Some(Seen::Trouble(error)) => return Trouble::Other(error),
+                    Some(Seen::Ended(why)) => return Trouble::Ended(self.ended(agent, &why).await),
+                    None => {}
+                }
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// The kubelet's last word about this container ("Pulling", "Pulling image …").
+    async fn last_event(&self, agent: &AgentContainer) -> Option<(String, String)> {
+        let path = format!("spec.ephemeralContainers{{{}}}", agent.name);
+        let fields = format!("involvedObject.uid={},involvedObject.fieldPath={path}", agent.pod_uid);
+        let listed = timeout(ASK_EVENTS, self.api::<Event>().list(&ListParams::default().fields(&fields))).await;
+        let events = listed.ok()?.ok()?.items;
+        let last = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+        Some((last.reason.unwrap_or_default(), last.message.unwrap_or_default()))
+    }
+
+    async fn ended(&self, agent: &AgentContainer, why: &str) -> Error {
+        let parameters = LogParams { container: Some(agent.name.clone()), tail_lines: Some(3), ..LogParams::default() };
+        let log = timeout(Duration::from_secs(1), self.api::<Pod>().logs(&agent.pod, &parameters)).await;
+        let error = Error::new(Kind::AgentStart, format!("the agent {} in pod {} has ended", agent.name, agent.pod));
+        let error = error.because(why);
+        let error = match log {
+            Ok(Ok(log)) if !log.trim().is_empty() => error.because(log.trim().replace('\n', " / ")),
+            _ => error,
+        };
+        error.hint(format!("`kubectl logs {} -c {}` shows its messages; run the command again", agent.pod, agent.name))
+    }
+}
+
+struct Observer<'a> {
+    agent: &'a AgentContainer,
+    since: Instant,
+    /// Reason and message, each said once.
+    told: (String, String),
+    progress: Report<'a>,
+}
+
+enum Seen {
+    Running,
+    Trouble(Error),
+    Ended(String),
+}
+
+impl Observer<'_> {
+    fn see(&mut self, event: WatchEvent<Pod>) -> Option<Seen> {
+        let pod = match event {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => pod,
+            WatchEvent::Deleted(_) => return Some(Seen::Trouble(self.pod_gone())),
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return None,
+        };
+        if pod.metadata.uid.as_deref() != Some(&self.agent.pod_uid) {
+            return Some(Seen::Trouble(self.pod_gone()));
+        }
+        match State::of(agent_status(&pod, &self.agent.name)?)? {
+            State::Running => Some(Seen::Running),
+            State::Ended(why) => Some(Seen::Ended(why)),
+            State::Waiting { reason, message } => {
+                let patient = self.agent.reused && self.since.elapsed() < GRACE;
+                let trouble = start_trouble(self.agent, &reason, &message).filter(|_| !patient);
+                self.waits(Some((reason, message)));
+                trouble.map(Seen::Trouble)
+            }
+        }
+    }
+
+    fn waits(&mut self, why: Option<(String, String)>) {
+        if let Some(why) = why.filter(|why| *why != self.told) {
+            self.told.clone_from(&why);
+            (self.progress)(Progress::Waiting { reason: why.0, message: why.1 });
+        }
+    }
+
+    fn pod_gone(&self) -> Error {
+        Error::new(Kind::NoReadyPod, format!("the pod {} went away", self.agent.pod))
+            .hint("run the command again: another pod of the workload is taken")
+    }
+}
+
+/// The error for a reason to wait that will not pass.
+fn start_trouble(agent: &AgentContainer, reason: &str, message: &str) -> Option<Error> {
+    let cause = if message.is_empty() { reason.to_owned() } else { format!("{reason}: {message}") };
+    if IMAGE_TROUBLE.contains(&reason) {
+        let error = Error::new(Kind::AgentStart, format!("the agent's image {} cannot be pulled", agent.image));
+        return Some(error.because(cause).hint(
+            "bring it to the nodes with `stead image load` (kind, k3d, minikube, containerd), or push it to a registry \
+             of the cluster with `stead image push` and name it with --agent-image",
+        ));
+    }
+    START_TROUBLE.contains(&reason).then(|| {
+        Error::new(Kind::AgentStart, format!("the agent cannot start in pod {}", agent.pod))
+            .because(cause)
+            .hint(format!("`kubectl describe pod {}` shows the events of its container {}", agent.pod, agent.name))
+    })
+}
+
+enum State {
+    Waiting { reason: String, message: String },
+    Running,
+    Ended(String),
+}
+
+impl State {
+    fn of(status: &ContainerStatus) -> Option<State> {
+        let state = status.state.as_ref()?;
+        if let Some(ended) = &state.terminated {
+            let reason = ended.reason.as_deref().unwrap_or("ended");
+            let message = ended.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+            return Some(State::Ended(format!("{reason}, exit code {}{message}", ended.exit_code)));
+        }
+        if state.running.is_some() {
+            return Some(State::Running);
+        }
+        let waiting = state.waiting.clone().unwrap_or_default();
+        let (reason, message) = (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default());
+        Some(State::Waiting { reason, message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn agent(reused: bool) -> AgentContainer {
+        AgentContainer {
+            namespace: "ns".into(),
+            pod: "web".into(),
+            pod_uid: "u".into(),
+            name: "stead-agent-1".into(),
+            image: "stead-agent:1".into(),
+            target: "app".into(),
+            reused,
+        }
+    }
+
+    fn event(uid: &str, state: Value) -> WatchEvent<Pod> {
+        let pod = json!({
+            "metadata": {"name": "web", "uid": uid},
+            "status": {"ephemeralContainerStatuses": [
+                {"name": "stead-agent-1", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state}
+            ]},
+        });
+        WatchEvent::Modified(serde_json::from_value(pod).expect("a pod"))
+    }
+
+    /// What is seen, and what was said meanwhile.
+    fn see(reused: bool, events: Vec<WatchEvent<Pod>>) -> (Option<Seen>, Vec<Progress>) {
+        let said = Mutex::new(Vec::new());
+        let progress = |step| said.lock().expect("one thread").push(step);
+        let agent = agent(reused);
+        let mut observer =
+            Observer { agent: &agent, since: Instant::now(), told: Default::default(), progress: &progress };
+        let seen = events.into_iter().map(|event| observer.see(event)).last().flatten();
+        drop(observer);
+        (seen, said.into_inner().expect("one thread"))
+    }
+
+    fn waiting(reason: &str) -> WatchEvent<Pod> {
+        event("u", json!({"waiting": {"reason": reason}}))
+    }
+
+    #[test]
+    fn each_reason_to_wait_is_said_once() {
+        let (seen, said) = see(false, vec![waiting("ContainerCreating"), waiting("ContainerCreating")]);
+        assert!(seen.is_none());
+        assert_eq!(said, [Progress::Waiting { reason: "ContainerCreating".into(), message: String::new() }]);
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_pulled_is_named_with_the_next_step() {
+        let (seen, _) = see(false, vec![waiting("ImagePullBackOff")]);
+        let Some(Seen::Trouble(error)) = seen else { panic!("no trouble seen") };
+        assert_eq!(error.kind().exit_code(), 68);
+        assert!(error.to_string().contains("stead-agent:1"));
+        assert!(error.next_step().is_some_and(|hint| hint.contains("stead image load")));
+    }
+
+    #[test]
+    fn an_older_agents_trouble_may_pass() {
+        let (seen, said) = see(true, vec![waiting("ImagePullBackOff")]);
+        assert!(seen.is_none());
+        assert_eq!(said.len(), 1);
+    }
+
+    #[test]
+    fn a_pod_of_the_same_name_is_not_the_pod() {
+        let (seen, _) = see(false, vec![event("another", json!({"running": {}}))]);
+        assert!(matches!(seen, Some(Seen::Trouble(error)) if error.kind() == Kind::NoReadyPod));
+    }
+
+    #[test]
+    fn the_end_of_the_container_is_seen_with_its_exit_code() {
+        let (seen, _) = see(false, vec![event("u", json!({"terminated": {"exitCode": 3, "reason": "Error"}}))]);
+        assert!(matches!(seen, Some(Seen::Ended(why)) if why == "Error, exit code 3"));
+        let (seen, _) = see(false, vec![event("u", json!({"running": {}}))]);
+        assert!(matches!(seen, Some(Seen::Running)));
+    }
+}
