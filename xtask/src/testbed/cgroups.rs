@@ -2,6 +2,7 @@
 //!
 //! Our groups lie below those this process is in (v1), or below the root (v2, whose inner groups may hold no process).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -130,13 +131,19 @@ fn members_below(dir: &Path) -> Vec<i32> {
 
 /// Ends every member, again and again until none is left.
 pub(crate) fn kill_members() -> Result<()> {
-    wait_until("processes of the testbed do not end", Duration::from_secs(20), || {
+    let mut ended = BTreeSet::new();
+    wait_until("processes of the testbed do not end (a disk that is slow to sync?)", Duration::from_secs(120), || {
         let members = members();
         for pid in &members {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL); // it may just have ended
         }
+        ended.extend(&members);
         members.is_empty()
-    })
+    })?;
+    // Those whose parents ended before them are reaped by the machine's own init: wait for it, but not for ever.
+    let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+    let _ = wait_until("", Duration::from_secs(2), || ended.iter().all(is_gone)); // a zombie does no harm
+    Ok(())
 }
 
 /// Removes our groups; those that cannot be removed are what [`roots`] still finds.

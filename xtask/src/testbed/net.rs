@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::shell;
 use crate::testbed::addresses::{
     LAN_TO_LAPTOP, LAN_TO_NODES, LAPTOP, LAPTOP_TO_OUTSIDE, NAMESPACES, NODE_RANGES, Node, OUTSIDE, POD_RANGES, PUBLIC,
+    UNREACHABLE,
 };
 
 /// Routes that the delay line overrides (with a smaller metric) while it is on.
@@ -119,6 +120,7 @@ fn node_lines(node: Node, nodes: u8) -> Vec<String> {
     let [v4, v6] = node.addresses();
     lines.extend(addresses("eth0", [&v4, &v6], [24, 64]));
     lines.extend(["0.0.0.0/0", "::/0"].iter().zip(LAN_TO_NODES).map(|(range, via)| route("add", range, via)));
+    lines.extend(UNREACHABLE.map(|range| format!("route add unreachable {range}")));
     for other in Node::all(nodes).filter(|other| *other != node) {
         lines.extend(pod_routes("add", other));
     }

@@ -47,13 +47,16 @@ pub(crate) fn import(state: &StateDir, node: Node, archive: &Path) -> Result<()>
 fn containerd_config(state: &StateDir, node: Node) -> String {
     let own = state.join(node.name());
     let own = own.display();
-    // No CAP_SYS_RESOURCE on some machines: OOM scores may only be raised.
+    // No CAP_SYS_RESOURCE on some machines: OOM scores may only be raised. Snapshots lie in memory, because unmounting
+    // an overlay syncs the whole file system of its upper layer: `down` took 44 s while builds had 1.6 GB to write.
     format!(
         r#"version = 2
 [grpc]
   address = "{own}/containerd.sock"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{own}/opt"
+[plugins."io.containerd.snapshotter.v1.overlayfs"]
+  root_path = "/run/snapshots"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
