@@ -30,6 +30,18 @@ pub(crate) fn result<T: Serialize>(format: Format, value: &T, text: impl FnOnce(
     let _ = std::io::stdout().write_all(shown.as_bytes());
 }
 
+/// A line of talk, for people only.
+pub(crate) fn talk(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A command line in one line of at most 60 characters.
+pub(crate) fn short(command: &[String]) -> String {
+    const LONGEST: usize = 60;
+    let line = command.join(" ").replace(char::is_control, " ");
+    if line.chars().count() <= LONGEST { line } else { line.chars().take(LONGEST - 1).chain(['…']).collect() }
+}
+
 /// Columns padded to their widest cell, as kubectl prints tables.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -51,6 +63,12 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_command_is_shown_shortened() {
+        assert_eq!(short(&["sh".into(), "-c\n".into()]), "sh -c ");
+        assert_eq!(short(&["x".repeat(100)]).chars().count(), 60);
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

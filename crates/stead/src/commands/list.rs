@@ -52,7 +52,8 @@ fn text(rows: &[Row]) -> String {
     }
     let cells = |r: &Row| {
         let (workload, namespace) = (r.workload.clone(), r.namespace.clone());
-        vec![workload, namespace, r.kind.clone(), r.context.clone(), r.session[..8].to_owned(), r.command.join(" ")]
+        let session = r.session.chars().take(8).collect();
+        vec![workload, namespace, r.kind.clone(), r.context.clone(), session, output::short(&r.command)]
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     output::table(&["WORKLOAD", "NAMESPACE", "KIND", "CONTEXT", "SESSION", "COMMAND"], &rows)

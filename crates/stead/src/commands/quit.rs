@@ -4,7 +4,7 @@ use session::socket::Request;
 
 use super::sessions;
 use crate::error::Failure;
-use crate::output::OutputArgs;
+use crate::output::{self, OutputArgs};
 
 /// End running sessions
 ///
@@ -25,7 +25,11 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 async fn quit(wanted: Option<&str>) -> Result<(), Failure> {
-    for (path, status) in sessions::matching(wanted).await? {
+    let sessions = sessions::matching(wanted).await?;
+    if sessions.is_empty() {
+        output::talk("no session");
+    }
+    for (path, status) in sessions {
         sessions::done(&path, &Request::Quit, &status.session).await?;
     }
     Ok(())

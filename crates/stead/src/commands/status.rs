@@ -57,7 +57,7 @@ fn one(status: &Status) -> String {
         format!("session    {} ({health}{reason})", status.session),
         format!("cluster    {}, namespace {}", status.context, status.namespace),
         format!("pod        {}, container {}, agent {}", status.pod, status.container, status.agent),
-        format!("command    {} (pid {})", status.command.join(" "), status.command_pid.unwrap_or_default()),
+        format!("command    {} (pid {})", output::short(&status.command), status.command_pid.unwrap_or_default()),
         format!("age        {} s", status.age_seconds),
     ];
     for attachment in &status.attachments {
