@@ -26,7 +26,8 @@ pub(crate) const OUTSIDE: [&str; 2] = ["172.29.9.1", "fd00:29:9::1"];
 pub(crate) const LAPTOP_TO_OUTSIDE: [&str; 2] = ["172.29.9.254", "fd00:29:9::fe"];
 pub(crate) const PUBLIC: [&str; 2] = ["203.0.113.10", "2001:db8:9::10"];
 
-/// Nodes answer for these with "no route to host" at once. (Other foreign addresses are dropped without a word.)
+/// Nodes answer for these at once: EHOSTUNREACH over IPv4, ENETUNREACH over IPv6. (What else is foreign is dropped
+/// without a word.)
 pub(crate) const UNREACHABLE: [&str; 2] = ["192.0.2.0/24", "2001:db8:ffff::/48"];
 
 /// The API server, as kubeconfigs name it: on the first node.
