@@ -114,7 +114,7 @@ async fn run(arguments: &Arguments, round: usize) -> anyhow::Result<()> {
 fn admit() -> wire::Admit {
     wire::Admit {
         session: rand::random::<[u8; 16]>().to_vec(),
-        key_hash: vec![1; 32],
+        key_hash: rand::random::<[u8; 32]>().to_vec(),
         nonce: rand::random::<[u8; 16]>().to_vec(),
         release: cluster::RELEASE.to_owned(),
         lease_seconds: 5,

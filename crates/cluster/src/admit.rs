@@ -90,7 +90,9 @@ impl Cluster {
 fn admitted_or(admitted: Admitted, progress: Report<'_>) -> Result<Admitted, Trouble> {
     if !admitted.error.is_empty() {
         return Err(Trouble::Other(
-            Error::new(Kind::Protocol, "the agent turned the session away").because(admitted.error),
+            Error::new(Kind::Protocol, "the agent turned the session away")
+                .because(admitted.error)
+                .hint("run the command again; a client and an agent of other releases do not go together"),
         ));
     }
     progress(Progress::Ready);

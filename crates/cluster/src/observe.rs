@@ -33,11 +33,14 @@ const IMAGE_TROUBLE: [&str; 7] = [
 const START_TROUBLE: [&str; 4] =
     ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"];
 
+/// How the kubelet's event about a failed pull begins.
+const PULL_FAILED: &str = "Failed to pull image";
+
 impl Cluster {
     /// Ends only when the agent's container cannot start, or has ended; says what it waits for, and when it runs.
     pub(crate) async fn observe(&self, agent: &AgentContainer, runs: &Notify, progress: Report<'_>) -> Trouble {
         let parameters = WatchParams::default().fields(&format!("metadata.name={}", agent.pod));
-        let mut observer = Observer { agent, since: Instant::now(), told: (String::new(), String::new()), progress };
+        let mut observer = Observer::new(agent, progress);
         let mut ticks = interval_at(Instant::now() + ASK_EVENTS, ASK_EVENTS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -54,8 +57,11 @@ impl Cluster {
                 let event = tokio::select! {
                     event = events.try_next() => event,
                     _ = ticks.tick() => {
-                        observer.waits(self.last_event(agent).await);
-                        continue;
+                        observer.hear(self.events(agent).await);
+                        match observer.lost_patience() {
+                            Some(error) => return Trouble::Other(error),
+                            None => continue,
+                        }
                     }
                 };
                 // An ended or failed watch is begun anew.
@@ -71,14 +77,12 @@ impl Cluster {
         }
     }
 
-    /// The kubelet's last word about this container ("Pulling", "Pulling image …").
-    async fn last_event(&self, agent: &AgentContainer) -> Option<(String, String)> {
+    /// The kubelet's words about this container; none where they may not be read.
+    async fn events(&self, agent: &AgentContainer) -> Vec<Event> {
         let path = format!("spec.ephemeralContainers{{{}}}", agent.name);
         let fields = format!("involvedObject.uid={},involvedObject.fieldPath={path}", agent.pod_uid);
         let listed = timeout(ASK_EVENTS, self.api::<Event>().list(&ListParams::default().fields(&fields))).await;
-        let events = listed.ok()?.ok()?.items;
-        let last = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
-        Some((last.reason.unwrap_or_default(), last.message.unwrap_or_default()))
+        listed.ok().and_then(Result::ok).map(|list| list.items).unwrap_or_default()
     }
 
     async fn ended(&self, agent: &AgentContainer, why: &str) -> Error {
@@ -97,6 +101,8 @@ impl Cluster {
 struct Observer<'a> {
     agent: &'a AgentContainer,
     since: Instant,
+    /// What keeps it from starting now, and may still pass.
+    trouble: Option<Error>,
     /// Reason and message, each said once.
     told: (String, String),
     progress: Report<'a>,
@@ -108,7 +114,11 @@ enum Seen {
     Ended(String),
 }
 
-impl Observer<'_> {
+impl<'a> Observer<'a> {
+    fn new(agent: &'a AgentContainer, progress: Report<'a>) -> Self {
+        Observer { agent, since: Instant::now(), trouble: None, told: Default::default(), progress }
+    }
+
     fn see(&mut self, event: WatchEvent<Pod>) -> Option<Seen> {
         let pod = match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => pod,
@@ -118,16 +128,37 @@ impl Observer<'_> {
         if pod.metadata.uid.as_deref() != Some(&self.agent.pod_uid) {
             return Some(Seen::Trouble(self.pod_gone()));
         }
+        self.trouble = None;
         match State::of(agent_status(&pod, &self.agent.name)?)? {
             State::Running => Some(Seen::Running),
             State::Ended(why) => Some(Seen::Ended(why)),
             State::Waiting { reason, message } => {
-                let patient = self.agent.reused && self.since.elapsed() < GRACE;
-                let trouble = start_trouble(self.agent, &reason, &message).filter(|_| !patient);
+                self.trouble = start_trouble(self.agent, &reason, &message);
                 self.waits(Some((reason, message)));
-                trouble.map(Seen::Trouble)
+                self.lost_patience().map(Seen::Trouble)
             }
         }
+    }
+
+    /// A failed pull is in the events at once, in the container's status up to 15 s later (measured).
+    fn hear(&mut self, events: Vec<Event>) {
+        let last = events.iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+        let Some(last) = last else { return };
+        let failed = |event: &&Event| event.message.as_deref().is_some_and(|text| text.starts_with(PULL_FAILED));
+        if matches!(last.reason.as_deref(), Some("Failed" | "BackOff"))
+            && let Some(message) = events.iter().rfind(failed).and_then(|event| event.message.as_deref())
+        {
+            self.trouble = start_trouble(self.agent, IMAGE_TROUBLE[0], message);
+        } else {
+            let part = |text: &Option<String>| text.clone().unwrap_or_default();
+            self.waits(Some((part(&last.reason), part(&last.message))));
+        }
+    }
+
+    /// The trouble, once it may no more be hoped to pass.
+    fn lost_patience(&mut self) -> Option<Error> {
+        let patient = self.agent.reused && self.since.elapsed() < GRACE;
+        self.trouble.take_if(|_| !patient)
     }
 
     fn waits(&mut self, why: Option<(String, String)>) {
@@ -218,8 +249,7 @@ mod tests {
         let said = Mutex::new(Vec::new());
         let progress = |step| said.lock().expect("one thread").push(step);
         let agent = agent(reused);
-        let mut observer =
-            Observer { agent: &agent, since: Instant::now(), told: Default::default(), progress: &progress };
+        let mut observer = Observer::new(&agent, &progress);
         let seen = events.into_iter().map(|event| observer.see(event)).last().flatten();
         drop(observer);
         (seen, said.into_inner().expect("one thread"))
@@ -245,11 +275,35 @@ mod tests {
         assert!(error.next_step().is_some_and(|hint| hint.contains("stead image load")));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_older_agents_trouble_may_pass_but_not_forever() {
+        let agent = agent(true);
+        let mut observer = Observer::new(&agent, &|_| {});
+        assert!(observer.see(waiting("ImagePullBackOff")).is_none());
+        assert!(observer.lost_patience().is_none());
+        tokio::time::advance(GRACE).await;
+        assert!(observer.lost_patience().is_some_and(|error| error.kind() == Kind::AgentStart));
+    }
+
+    fn heard(reason: &str, message: &str, second: u8) -> Event {
+        let event = json!({
+            "metadata": {}, "involvedObject": {}, "reason": reason, "message": message,
+            "lastTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
+        });
+        serde_json::from_value(event).expect("an event")
+    }
+
     #[test]
-    fn an_older_agents_trouble_may_pass() {
-        let (seen, said) = see(true, vec![waiting("ImagePullBackOff")]);
-        assert!(seen.is_none());
-        assert_eq!(said.len(), 1);
+    fn a_failed_pull_is_heard_before_it_is_seen() {
+        let agent = agent(false);
+        let mut observer = Observer::new(&agent, &|_| {});
+        observer.hear(vec![heard("Pulling", "Pulling image", 1)]);
+        assert!(observer.lost_patience().is_none());
+        let failed = heard("Failed", "Failed to pull image \"stead-agent:1\": no such host", 2);
+        observer.hear(vec![heard("Pulling", "Pulling image", 1), failed, heard("Failed", "Error: ErrImagePull", 2)]);
+        let error = observer.lost_patience().expect("trouble");
+        assert_eq!(error.kind().exit_code(), 68);
+        assert!(error.to_string().ends_with("no such host"), "{error}");
     }
 
     #[test]
