@@ -21,6 +21,7 @@ pub(crate) fn client(arguments: &[String]) -> Outcome {
         "read" => println!("{}", read(address(1)?)),
         "many" => println!("{}", many(address(1)?, address(2)?)),
         "at-once" => println!("{}", at_once(address(1)?)?),
+        "reuse" => println!("{}", reuse(address(1)?, address(2)?)?),
         "udp" => println!("{}", udp(address(1)?)),
         _ => return Err("unknown client".into()),
     }
@@ -127,6 +128,30 @@ fn at_once(to: SocketAddr) -> Result<String, Box<dyn std::error::Error>> {
         socket.peer_addr()?;
     }
     Ok(format!("{} {}", begun.as_millis(), start.elapsed().as_millis()))
+}
+
+/// The same ports again and again: connections that were used and reset, and ones given up while being made, towards a
+/// far side that is near and one that is 50 ms away.
+fn reuse(near: SocketAddr, far: SocketAddr) -> std::io::Result<String> {
+    const PORT: u16 = 40000;
+    let socket = |blocking: bool| -> std::io::Result<socket2::Socket> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.set_nonblocking(!blocking)?;
+        socket.bind(&SocketAddr::from(([198, 18, 0, 1], PORT)).into())?;
+        Ok(socket)
+    };
+    let mut read = 0;
+    for to in [near, far, near, far, far, near, near] {
+        drop(socket(false)?.connect(&to.into()));
+        let used = socket(true)?;
+        used.connect(&to.into())?;
+        let mut byte = [0];
+        TcpStream::from(used).read_exact(&mut byte)?;
+        read += usize::from(byte == *b"!");
+    }
+    Ok(format!("{read} read"))
 }
 
 fn udp(to: SocketAddr) -> String {

@@ -3,6 +3,7 @@
 //! ```text
 //! sandbox-lab as-user -- ARG…      as root: becomes uid 6500 with a /dev/net/tun of its own, then `sandbox-lab ARG…`
 //! sandbox-lab run [--file PATH=CONTENT]… [--cwd DIR] [--timings] -- CMD…
+//! sandbox-lab plain -- CMD…        the same command without a sandbox, to compare
 //! sandbox-lab client WHAT ARG…     what runs inside: one connection's story, told in a line
 //! ```
 //! In arguments after `--`, `@self` is this binary. Addresses: 10.96.255.1 host unreachable, .2 never answers, .3 network
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
     let result = match what.as_str() {
         "as-user" => as_user::become_user(&rest),
         "run" => run::run(&rest),
+        "plain" => run::plain(&rest),
         "client" => client::client(&rest),
         other => Err(format!("unknown: {other}").into()),
     };

@@ -1,9 +1,10 @@
 //! The client: prepares, starts, spawns, waits, and ends as the command ended.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     let prepared = sandbox::prepare()?;
     let forked = start.elapsed();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let code = runtime.block_on(async {
+    let status = runtime.block_on(async {
         let mut sandbox = prepared.start(Arc::new(Loopback)).inspect_err(|e| {
             if let Some(hint) = e.hint() {
                 eprintln!("hint: {hint}");
@@ -31,11 +32,12 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             Ok(child) => child,
             Err(error) => {
                 eprintln!("sandbox-lab: {error}");
-                return Ok(match error {
+                let code = match error {
                     Error::NotFound { .. } => 127,
                     Error::NotExecutable { .. } => 126,
                     _ => 70,
-                });
+                };
+                return Ok(ExitStatus::from_raw(code << 8));
             }
         };
         let spawned = start.elapsed();
@@ -46,15 +48,25 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             let end = start.elapsed();
             eprintln!("forked {forked:?} started {started:?} spawned {spawned:?} ended {ended:?} gone {end:?}");
         }
-        Ok::<i32, Box<dyn std::error::Error>>(status.code().or(status.signal().map(|s| 128 + s)).unwrap_or(70))
+        Ok::<ExitStatus, Box<dyn std::error::Error>>(status)
     })?;
-    Ok(ExitCode::from(code as u8))
+    sandbox::end_like(status)
+}
+
+pub(crate) fn plain(arguments: &[String]) -> Outcome {
+    let (_, argv) = split(arguments)?;
+    let argv = with_own_path(argv)?;
+    let (program, rest) = argv.split_first().ok_or("no command")?;
+    Err(std::process::Command::new(program).args(rest).exec().into())
+}
+
+fn with_own_path(argv: &[String]) -> std::io::Result<Vec<OsString>> {
+    let own = std::env::current_exe()?;
+    Ok(argv.iter().map(|a| if a == "@self" { own.clone().into() } else { a.into() }).collect())
 }
 
 fn command(options: &[String], argv: &[String]) -> Result<Command, Box<dyn std::error::Error>> {
-    let own = std::env::current_exe()?;
-    let argv = argv.iter().map(|a| if a == "@self" { own.clone().into_os_string() } else { a.into() }).collect();
-    let mut command = Command { argv, env: std::env::vars_os().collect(), ..Command::default() };
+    let mut command = Command { argv: with_own_path(argv)?, env: std::env::vars_os().collect(), ..Command::default() };
     let mut options = options.iter();
     while let Some(option) = options.next() {
         match option.as_str() {

@@ -7,7 +7,6 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::task::Poll;
 
-use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -58,6 +57,22 @@ impl Child {
     pub fn signal(&self, signal: i32) {
         let _ = self.control.send(&Request::Signal(signal));
     }
+}
+
+/// Ends this process as the command ended: with its exit code, or by its signal, so that whoever waits for this process
+/// sees what it would have seen of the command. (A shell that loops stops at ^C only when the signal killed its child.)
+/// A shell makes 128 + n of it.
+pub fn end_like(status: ExitStatus) -> ! {
+    if let Some(signal) = status.signal() {
+        // The command has left its core file, if any; this process has none to give.
+        let _ = rustix::process::setrlimit(
+            rustix::process::Resource::Core,
+            rustix::process::Rlimit { current: Some(0), maximum: Some(0) },
+        );
+        let _ = raise_default(signal);
+        std::process::exit(128 + signal)
+    }
+    std::process::exit(status.code().unwrap_or(1))
 }
 
 /// The socket to the guard.
@@ -126,10 +141,13 @@ fn stop(signal: i32) -> io::Result<()> {
     if signal == libc::SIGSTOP {
         return sys::raise(signal);
     }
+    raise_default(signal)
+}
+
+/// Raises a signal with its default effect, in this thread, and returns if that did not end the process.
+fn raise_default(signal: i32) -> io::Result<()> {
     let before = sys::set_disposition(signal, false)?;
-    let mut only = SigSet::empty();
-    only.add(nix::sys::signal::Signal::try_from(signal)?);
-    let mask = only.thread_swap_mask(SigmaskHow::SIG_UNBLOCK)?;
+    let mask = sys::unblock(signal)?;
     let raised = sys::raise(signal);
     mask.thread_set_mask()?;
     sys::restore_disposition(signal, &before)?;

@@ -80,6 +80,7 @@ impl Command {
         let argv: Vec<CString> = self.argv.iter().map(|a| c_string(a.as_bytes())).collect();
         let pairs = self.env.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
         let env: Vec<CString> = pairs.map(|pair| c_string(&pair)).collect();
+        let direct = self.argv.first().is_some_and(|program| program.as_bytes().contains(&b'/'));
         let mut worst = (SpawnFailure::NotFound, Errno::ENOENT);
         for candidate in self.candidates() {
             let Err(error) = nix::unistd::execve(candidate.as_c_str(), &argv, &env);
@@ -87,6 +88,8 @@ impl Command {
                 // The file is there, so it is the interpreter of its first line, or its loader, that is missing.
                 Errno::ENOENT if exists(&candidate) => return (SpawnFailure::NotExecutable, error),
                 Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG | Errno::ELOOP => (),
+                // A directory of PATH that may not be entered holds nothing for this user.
+                Errno::EACCES if !direct && !exists(&candidate) => (),
                 // execvp(3) looks on in PATH, too.
                 Errno::EACCES => worst = (SpawnFailure::NotExecutable, error),
                 _ => return (SpawnFailure::NotExecutable, error),

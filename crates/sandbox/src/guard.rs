@@ -137,6 +137,9 @@ impl Guard {
         files::bind(&command.files)
             .map_err(|(file, e)| (SpawnFailure::Bind, e.raw_os_error().unwrap_or(libc::EIO), file as i32))?;
         let (mut failed, report) = io::pipe().map_err(start)?;
+        // What came until now reached no command.
+        self.read_signals();
+        self.seen = [false; 65];
         let Some(pid) = sys::fork().map_err(start)? else { self.become_command(&command, report) };
         drop(report);
         let mut bytes = [0; 8];

@@ -18,6 +18,7 @@ mod netlink;
 mod nftables;
 mod packet;
 mod setup;
+mod sweep;
 mod sys;
 
 use std::io;
@@ -33,7 +34,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
-pub use child::Child;
+pub use child::{Child, end_like};
 use child::{Control, Signals};
 pub use command::Command;
 use engine::Engine;
@@ -68,6 +69,7 @@ pub enum DialError {
 
 /// A guard that is setting the sandbox up.
 pub struct Prepared {
+    // Dropped first: its end ends the guard.
     socket: OwnedFd,
     guard: Guard,
 }
@@ -85,7 +87,7 @@ pub fn prepare() -> Result<Prepared, Error> {
             .map_err(io::Error::from)?;
     let client = rustix::process::getpid().as_raw_nonzero().get();
     match sys::fork()? {
-        Some(pid) => Ok(Prepared { socket: ours, guard: Guard(pid) }),
+        Some(pid) => Ok(Prepared { socket: ours, guard: Guard { pid, namespace: None } }),
         None => {
             drop(ours);
             // A panic must not unwind into a second life of the client's main function.
@@ -98,7 +100,7 @@ pub fn prepare() -> Result<Prepared, Error> {
 impl Prepared {
     /// Waits for the namespaces (a few milliseconds) and serves their connections from a task. Inside a tokio runtime.
     pub fn start(self, dialer: Arc<dyn Dialer>) -> Result<Sandbox, Error> {
-        let Prepared { socket, guard } = self;
+        let Prepared { socket, mut guard } = self;
         let Some((bytes, descriptors)) = message::receive(socket.as_fd())? else { return Err(Error::GuardLost) };
         let v6 = match Reply::decode(&bytes) {
             Some(Reply::Ready { v6 }) => v6,
@@ -107,6 +109,7 @@ impl Prepared {
             }
             _ => return Err(Error::GuardLost),
         };
+        guard.namespace = sweep::network_namespace(guard.pid);
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(Error::GuardLost);
         let (tun, listener, udp, tcp, diag) = (next()?, next()?, next()?, next()?, next()?);
@@ -159,7 +162,7 @@ impl Sandbox {
 
     /// The guard's process id, for those who look at what is left.
     pub fn guard_pid(&self) -> u32 {
-        self.guard.0 as u32
+        self.guard.pid as u32
     }
 }
 
@@ -186,19 +189,27 @@ fn spawn_error(mut command: Command, what: SpawnFailure, errno: i32, file: i32) 
     }
 }
 
-/// The guard's process id; its end is waited for, so that nothing is left when this is dropped. The socket to it must be
+/// The guard process; its end is waited for, so that nothing is left when this is dropped. The socket to it must be
 /// closed or shut down by then.
-struct Guard(i32);
+struct Guard {
+    pid: i32,
+    /// The sandbox's network namespace, by which its processes are known, once it stands.
+    namespace: Option<sweep::Namespace>,
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
         /// It has a command's tree to kill; one that hangs in the kernel is left to the guard alone.
         const PATIENCE: Duration = Duration::from_millis(500);
-        let Some(pid) = rustix::process::Pid::from_raw(self.0) else { return };
+        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return };
         let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
         let mut ready = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
         let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::NONE);
         let _ = nix::poll::poll(&mut ready, patience);
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+        let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
+        let killed = matches!(ended, Ok(Some((_, status))) if status.exit_status() != Some(0));
+        if let Some(namespace) = self.namespace.filter(|_| killed) {
+            sweep::end_processes_in(namespace);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -65,6 +66,17 @@ fn swap_disposition(signal: i32, new: &Disposition) -> io::Result<Disposition> {
 pub(crate) fn raise(signal: i32) -> io::Result<()> {
     // SAFETY: takes an integer.
     check(unsafe { libc::raise(signal) }).map(drop)
+}
+
+/// Lets `signal` through to this thread; returns the mask before. Any number, unlike the wrapper's `add`.
+pub(crate) fn unblock(signal: i32) -> io::Result<SigSet> {
+    // SAFETY: an all-zero sigset_t is an empty set, and sigaddset gets a valid one.
+    let set = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigaddset(&mut set, signal))?;
+        SigSet::from_sigset_t_unchecked(set)
+    };
+    Ok(set.thread_swap_mask(SigmaskHow::SIG_UNBLOCK)?)
 }
 
 /// Makes the open `/dev/net/tun` an interface named `name` that carries IP packets without a header before them.

@@ -1,0 +1,114 @@
+//! What the command's TCP sees (acceptance R4, R10).
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::support::{LONG, as_user, client, closed_port, echo_after_end, finish, greeter, serve};
+
+fn to(address: &str, port: u16) -> String {
+    format!("{address}:{port}")
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    assert_eq!(client(&["connect", &to("10.96.0.5", closed_port())]), "ECONNREFUSED");
+    assert_eq!(client(&["connect", &to("[fd96::5]", closed_port())]), "ECONNREFUSED");
+}
+
+#[test]
+fn unreachable_is_said_as_host_and_as_network() {
+    assert_eq!(client(&["connect", "10.96.255.1:80"]), "EHOSTUNREACH");
+    assert_eq!(client(&["connect", "10.96.255.3:80"]), "ENETUNREACH");
+    assert_eq!(client(&["connect", "192.0.2.1:80"]), "ENETUNREACH");
+    assert_eq!(client(&["connect", "[fd97::1]:80"]), "EHOSTUNREACH");
+}
+
+#[test]
+fn no_answer_leaves_the_command_its_own_timeout() {
+    assert_eq!(client(&["timeout", "10.96.255.2:80"]), "TimedOut true");
+    assert_eq!(client(&["timeout", "10.96.255.4:80"]), "TimedOut true");
+}
+
+#[test]
+fn the_server_may_speak_first() {
+    let port = greeter();
+    assert_eq!(client(&["read", &to("10.96.0.5", port)]), "! ok");
+    assert_eq!(client(&["read", &to("[fd96::5]", port)]), "! ok");
+}
+
+#[test]
+fn a_half_close_stays_a_half_close() {
+    let port = echo_after_end();
+    assert_eq!(client(&["half-close", &to("10.96.0.5", port)]), "1048576 bytes, equal true");
+    assert_eq!(client(&["half-close", &to("[fd96::5]", port)]), "1048576 bytes, equal true");
+}
+
+#[test]
+fn a_reset_by_the_server_is_a_reset() {
+    let port = serve(|stream| {
+        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    });
+    assert_eq!(client(&["read", &to("10.96.0.5", port)]), " ECONNRESET");
+}
+
+#[test]
+fn a_reset_by_the_command_is_a_reset() {
+    let (send, receive) = mpsc::channel();
+    let port = serve(move |mut stream| {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the first byte");
+        stream.write_all(&byte).expect("answer");
+        let _ = send.send(stream.read(&mut byte));
+    });
+    client(&["reset", &to("10.96.0.5", port)]);
+    let end = receive.recv_timeout(LONG).expect("the server saw an end");
+    assert_eq!(end.expect_err("not a clean end").raw_os_error(), Some(libc::ECONNRESET));
+}
+
+#[test]
+fn eight_thousand_good_and_four_hundred_refused_connects_have_no_wrong_result() {
+    let good = to("10.96.0.5", greeter());
+    assert_eq!(client(&["many", &good, &to("10.96.0.5", closed_port())]), "0 wrong");
+}
+
+#[test]
+fn connects_that_do_not_block_wait_together() {
+    let said = client(&["at-once", &to("10.96.254.1", greeter())]);
+    let times: Vec<u128> = said.split(' ').map(|t| t.parse().expect(&said)).collect();
+    assert!(times[0] < 50 && (50..=120).contains(&times[1]), "begun, made after ms: {said}");
+}
+
+#[test]
+fn ports_can_be_used_anew_at_once() {
+    let port = greeter();
+    assert_eq!(client(&["reuse", &to("10.96.0.5", port), &to("10.96.254.5", port)]), "7 read");
+}
+
+#[test]
+fn a_dial_is_dropped_when_the_command_gives_its_connection_up() {
+    // The command lives on, so that nothing else can have dropped it.
+    let script = r#""$1" client timeout 10.96.255.2:80; read line"#;
+    let mut child =
+        as_user(&["run", "--", "sh", "-c", script, "sh", "@self"]).stdin(Stdio::piped()).spawn().expect("start");
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().expect("piped")).read_line(&mut line).expect("read");
+    assert_eq!(line, "dial of 10.96.255.2:80 dropped\n");
+    drop(child.stdin.take());
+    finish(child);
+}
+
+#[test]
+fn udp_to_the_outside_fails_at_once() {
+    assert_eq!(client(&["udp", "10.96.0.10:53"]), "EPERM");
+    assert_eq!(client(&["udp", "[fd96::a]:53"]), "EPERM");
+}
+
+#[test]
+fn the_sandbox_has_a_localhost_of_its_own_and_shows_no_listener() {
+    let port = greeter();
+    assert_eq!(client(&["connect", &to("127.0.0.1", port)]), "ECONNREFUSED");
+    assert_eq!(client(&["connect", &to("[::1]", port)]), "ECONNREFUSED");
+    assert_eq!(client(&["connect", "127.0.0.1:64999"]), "ECONNREFUSED");
+}
