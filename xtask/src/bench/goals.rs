@@ -1,0 +1,161 @@
+//! The goals of design section 13 that this release's rows have, as a table.
+
+use crate::bench::paths::Path;
+use crate::bench::samples::Samples;
+
+use Path::{Forward, Plain, Pod, Raw, Stead};
+
+type Figure = (&'static str, Path);
+
+enum Expression {
+    Ratio(Figure, Figure),
+    /// What the cluster's own processes spend for a byte, to what they spend on another path.
+    ClusterCpu(&'static str, Path, Path),
+    Value(Figure),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+struct Row {
+    what: &'static str,
+    expression: Expression,
+    limit: Limit,
+}
+
+/// One goal and what came of it.
+pub(crate) struct Judged {
+    pub(crate) what: &'static str,
+    pub(crate) value: Option<f64>,
+    limit: Limit,
+}
+
+impl Judged {
+    pub(crate) fn is_met(&self) -> bool {
+        self.value.is_some_and(|value| self.limit.holds(value))
+    }
+
+    /// Whether it fails CI: measured, and worse than half of what was asked for.
+    pub(crate) fn is_missed_at_half_strength(&self) -> bool {
+        self.value.is_some_and(|value| !self.limit.half().holds(value))
+    }
+
+    pub(crate) fn goal(&self) -> String {
+        match self.limit {
+            Limit::AtLeast(limit) => format!("≥ {limit}"),
+            Limit::AtMost(limit) => format!("≤ {limit}"),
+        }
+    }
+
+    pub(crate) fn verdict(&self) -> &'static str {
+        match (self.value, self.is_met()) {
+            (None, _) => "not measured",
+            (_, true) => "met",
+            (_, false) => "NOT MET",
+        }
+    }
+}
+
+impl Limit {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Limit::AtLeast(limit) => value >= limit,
+            Limit::AtMost(limit) => value <= limit,
+        }
+    }
+
+    fn half(self) -> Limit {
+        match self {
+            Limit::AtLeast(limit) => Limit::AtLeast(limit / 2.0),
+            Limit::AtMost(limit) => Limit::AtMost(limit * 2.0),
+        }
+    }
+}
+
+const fn ratio(what: &'static str, of: Figure, to: Figure, limit: Limit) -> Row {
+    Row { what, expression: Expression::Ratio(of, to), limit }
+}
+
+const fn value(what: &'static str, figure: &'static str, limit: f64) -> Row {
+    Row { what, expression: Expression::Value((figure, Stead)), limit: Limit::AtMost(limit) }
+}
+
+const fn cluster_cpu(what: &'static str, name: &'static str) -> Row {
+    Row { what, expression: Expression::ClusterCpu(name, Stead, Forward), limit: Limit::AtMost(0.2) }
+}
+
+#[rustfmt::skip]
+const GOALS: [Row; 22] = [
+    ratio("one flow down, to port-forward", ("down, Gbit/s", Stead), ("down, Gbit/s", Forward), Limit::AtLeast(2.0)),
+    ratio("one flow up, to port-forward", ("up, Gbit/s", Stead), ("up, Gbit/s", Forward), Limit::AtLeast(2.0)),
+    ratio("one flow down, to a raw pipe", ("down, Gbit/s", Stead), ("down, Gbit/s", Raw), Limit::AtLeast(0.75)),
+    ratio("one flow up, to a raw pipe", ("up, Gbit/s", Stead), ("up, Gbit/s", Raw), Limit::AtLeast(0.75)),
+    ratio("round trip p50, to port-forward", ("round trip, p50 us", Stead), ("round trip, p50 us", Forward), Limit::AtMost(0.25)),
+    ratio("round trip p99, to port-forward", ("round trip, p99 us", Stead), ("round trip, p99 us", Forward), Limit::AtMost(0.25)),
+    ratio("small flow beside a bulk one, to its own alone", ("beside bulk, p50 us", Stead), ("round trip, p50 us", Stead), Limit::AtMost(3.0)),
+    ratio("new connection + first byte p50, to port-forward", ("new connection, p50 us", Stead), ("new connection, p50 us", Forward), Limit::AtMost(0.2)),
+    ratio("HTTP keep-alive x16, to pod to pod", ("http x16, per s", Stead), ("http x16, per s", Pod), Limit::AtLeast(0.4)),
+    cluster_cpu("cluster CPU per GB down, to port-forward", "down"),
+    cluster_cpu("cluster CPU per GB up, to port-forward", "up"),
+    ratio("20 ms: new connection + first byte p50, to plain TCP", ("20 ms: new connection, p50 us", Stead), ("20 ms: new connection, p50 us", Plain), Limit::AtMost(1.1)),
+    ratio("20 ms: one flow down, to plain TCP", ("20 ms: down, Gbit/s", Stead), ("20 ms: down, Gbit/s", Plain), Limit::AtLeast(1.1)),
+    ratio("20 ms, 0.1 % loss: four flows down, to plain TCP", ("20 ms, 0.1 % loss: four flows down, Gbit/s", Stead), ("20 ms, 0.1 % loss: four flows down, Gbit/s", Plain), Limit::AtLeast(1.5)),
+    value("start cold, s", "start, cold, s", 1.5),
+    value("start on a running agent, s", "start, on a running agent, s", 0.3),
+    value("client at rest, MB resident", "client at rest, MB resident", 25.0),
+    value("client at rest, MB proportional", "client at rest, MB proportional", 25.0),
+    value("agent at rest, MB resident", "agent at rest, MB resident", 12.0),
+    value("parked agent, MB resident", "parked agent, MB resident", 8.0),
+    value("stead with the agent inside, MB", "stead with the agent inside, MB", 20.0),
+    value("stead-agent, MB", "stead-agent, MB", 20.0),
+];
+
+pub(crate) fn judge(samples: &Samples) -> Vec<Judged> {
+    let judged = GOALS.iter().map(|row| Judged { what: row.what, value: row.expression.of(samples), limit: row.limit });
+    judged.collect()
+}
+
+impl Expression {
+    fn of(&self, samples: &Samples) -> Option<f64> {
+        match self {
+            Expression::Ratio(of, to) => samples.ratio(*of, *to),
+            Expression::Value((figure, path)) => samples.median(figure, *path),
+            Expression::ClusterCpu(name, path, other) => {
+                let sum = |path| -> Option<f64> {
+                    let roles = ["apiserver", "kubelet", "containerd"];
+                    roles.iter().map(|role| samples.median(&format!("{name}, CPU s/GB {role}"), path)).sum()
+                };
+                Some(sum(*path)? / sum(*other)?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(value: f64, limit: Limit) -> Judged {
+        Judged { what: "", value: Some(value), limit }
+    }
+
+    #[test]
+    fn half_strength_is_twice_or_half_the_limit() {
+        let slow = judged(0.9, Limit::AtLeast(2.0));
+        assert!(!slow.is_met() && slow.is_missed_at_half_strength());
+        let fair = judged(1.1, Limit::AtLeast(2.0));
+        assert!(!fair.is_met() && !fair.is_missed_at_half_strength());
+        let late = judged(0.6, Limit::AtMost(0.25));
+        assert!(!late.is_met() && late.is_missed_at_half_strength());
+        assert!(judged(0.2, Limit::AtMost(0.25)).is_met());
+    }
+
+    #[test]
+    fn what_was_not_measured_is_neither_met_nor_missed() {
+        let goals = judge(&Samples::default());
+        assert!(goals.iter().all(|goal| goal.verdict() == "not measured" && !goal.is_missed_at_half_strength()));
+    }
+}

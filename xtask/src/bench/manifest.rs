@@ -1,0 +1,72 @@
+//! The benchmark's namespace: the server that all paths lead to, and the pod whose place the command takes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use testkit::lab::{Lab, within};
+
+use crate::arena::Arena;
+use crate::dist;
+
+pub(crate) const NAMESPACE: &str = "stead-bench";
+
+/// Both pods on one node, so that every path has the same last hop; the API server runs on that node, too.
+const MANIFEST: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: stead-bench}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: stead-bench, labels: {app: server}}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeSelector: {kubernetes.io/hostname: node1}
+  containers:
+  - {name: server, image: $TESTAPP, imagePullPolicy: Never, args: [serve]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: stead-bench, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  nodeSelector: {kubernetes.io/hostname: node1}
+  containers:
+  - {name: web, image: $TESTAPP, imagePullPolicy: Never, args: [serve]}
+  - {name: pipe, image: $TESTPIPE, imagePullPolicy: Never, args: [agent]}
+";
+
+/// The namespace while it is there.
+pub(crate) struct Place {
+    lab: Lab,
+    /// The server pod's address.
+    pub(crate) server: std::net::IpAddr,
+    /// Of the raw pipe's agent, in hex.
+    pub(crate) pin: String,
+    pub(crate) testpipe: std::path::PathBuf,
+}
+
+impl Place {
+    pub(crate) fn make(arena: &Arena) -> Result<Place> {
+        let testpipe = dist::program("cluster-tests", "testpipe")?;
+        let image = arena.load_program("testpipe", &testpipe)?;
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        let manifest = MANIFEST.replace("$TESTAPP", &arena.testapp_image).replace("$TESTPIPE", &image);
+        std::fs::write(file.path(), manifest)?;
+        let lab = arena.lab().clone();
+        lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
+        lab.apply(file.path())?;
+        let ready = ["wait", "-n", NAMESPACE, "pod/web", "pod/server", "--for=condition=Ready", "--timeout=60s"];
+        within(Duration::from_secs(60), || lab.kubectl(&ready))?;
+        let ip = lab.kubectl(&["get", "pod", "-n", NAMESPACE, "server", "-o", "jsonpath={.status.podIP}"])?;
+        let pin = lab.kubectl(&["logs", "-n", NAMESPACE, "web", "-c", "pipe"])?.trim().to_owned();
+        Ok(Place { server: ip.trim().parse().context("the server has no address")?, pin, testpipe, lab })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The testbed may be on its way down.
+        let _ = self.lab.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! The processes that carry bytes, and the CPU time and memory they take.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use testkit::lab::Lab;
+
+use crate::bench::paths::Path;
+
+/// Clock ticks a second in /proc/PID/stat; 100 on every Linux that we run on.
+const TICKS: f64 = 100.0;
+
+/// Process ids by role. A path's own come first, then the cluster's, which all paths share.
+pub(crate) struct Processes {
+    by_path: BTreeMap<Path, Vec<(&'static str, Vec<u32>)>>,
+    cluster: Vec<(&'static str, Vec<u32>)>,
+}
+
+/// CPU seconds by role.
+pub(crate) type Cpu = BTreeMap<&'static str, f64>;
+
+impl Processes {
+    pub(crate) fn find(lab: &Lab, session: u32, forward: u32, relays: [u32; 2]) -> Result<Processes> {
+        let status: Value = serde_json::from_str(&lab.testbed(&["status", "-o", "json"])?)?;
+        let component = |prefix: &str| -> Vec<u32> {
+            let all = status["processes"].as_array().into_iter().flatten();
+            let named = all.filter(|process| process["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
+            named.filter_map(|process| u32::try_from(process["pid"].as_u64()?).ok()).collect()
+        };
+        let mut client = vec![session];
+        client.extend(descendants_called(session, "stead"));
+        let agent = called("stead-agent");
+        let pipe: Vec<u32> = called("testpipe").into_iter().filter(|pid| !relays.contains(pid)).collect();
+        anyhow::ensure!(!agent.is_empty() && !pipe.is_empty(), "no agent runs");
+        let by_path = BTreeMap::from([
+            (Path::Stead, vec![("client", client), ("agent", agent)]),
+            (Path::Raw, vec![("client", relays.to_vec()), ("agent", pipe)]),
+            (Path::Forward, vec![("client", vec![forward])]),
+        ]);
+        let cluster = vec![
+            ("apiserver", component("apiserver")),
+            ("kubelet", component("kubelet")),
+            ("containerd", component("containerd")),
+        ];
+        Ok(Processes { by_path, cluster })
+    }
+
+    /// CPU seconds so far of everything that a path uses.
+    pub(crate) fn cpu(&self, path: Path) -> Cpu {
+        let own = self.by_path.get(&path).into_iter().flatten();
+        own.chain(&self.cluster).map(|(role, pids)| (*role, pids.iter().map(|pid| seconds(*pid)).sum())).collect()
+    }
+}
+
+/// User and system time of a process (proc(5): fields 14 and 15; the name in field 2 may hold blanks).
+fn seconds(pid: u32) -> f64 {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0.0 };
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
+}
+
+/// Processes by their `comm`.
+pub(crate) fn called(name: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)).collect()
+}
+
+/// Those of them that come from `ancestor`.
+pub(crate) fn descendants_called(ancestor: u32, name: &str) -> Vec<u32> {
+    called(name).into_iter().filter(|pid| *pid != ancestor && descends(*pid, ancestor)).collect()
+}
+
+fn descends(pid: u32, ancestor: u32) -> bool {
+    let mut pid = pid;
+    while pid > 1 {
+        let Some(parent) = parent(pid) else { return false };
+        if parent == ancestor {
+            return true;
+        }
+        pid = parent;
+    }
+    false
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Resident and proportional size of a process, in MB of 10^6 bytes.
+pub(crate) fn memory(pid: u32) -> Result<(f64, f64)> {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).with_context(|| format!("process {pid} is gone"))?;
+    let figure = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0) * 1024.0 / 1e6
+    };
+    Ok((figure("Rss:"), figure("Pss:")))
+}

@@ -1,0 +1,120 @@
+//! The figures as text for the terminal, as the page docs/benchmarks.md, and raw as JSON.
+
+use std::fmt::Write as _;
+use std::path::Path as File;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::bench::Plan;
+use crate::bench::goals::Judged;
+use crate::bench::paths::Path;
+use crate::bench::samples::Samples;
+use crate::{cache, shell};
+
+const PATHS: [Path; 5] = [Path::Pod, Path::Plain, Path::Raw, Path::Forward, Path::Stead];
+
+/// Both tables.
+pub(crate) fn text(samples: &Samples, goals: &[Judged]) -> String {
+    format!("{}\n{}", figures(samples), judgement(goals))
+}
+
+/// Writes the raw figures, and the page where no other place was named for them.
+pub(crate) fn write(out: Option<&File>, samples: &Samples, goals: &[Judged], plan: Plan) -> Result<()> {
+    let date = shell::run("date +%F")?.trim().to_owned();
+    let docs = cache::checkout().join("docs");
+    let raw = out.map_or_else(|| docs.join("benchmarks").join(format!("{date}.json")), File::to_owned);
+    if let Some(dir) = raw.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let machine = machine()?;
+    let goals_json = goals
+        .iter()
+        .map(|goal| json!({"row": goal.what, "value": goal.value, "goal": goal.goal(), "verdict": goal.verdict()}));
+    let all = json!({
+        "date": date,
+        "machine": machine,
+        "rounds": plan.rounds,
+        "seconds_each": plan.seconds,
+        "figures": samples.to_json(),
+        "goals": goals_json.collect::<Value>(),
+    });
+    std::fs::write(&raw, serde_json::to_string_pretty(&all)? + "\n")?;
+    if out.is_none() {
+        std::fs::write(docs.join("benchmarks.md"), page(&date, &machine, samples, goals, plan))?;
+    }
+    Ok(())
+}
+
+fn page(date: &str, machine: &Value, samples: &Samples, goals: &[Judged], plan: Plan) -> String {
+    format!(
+        "# Benchmarks\n\nMeasured by `cargo xtask bench` on {date}: {}. Client, API server, agent, server and load share \
+         the machine's cores. {} interleaved rounds of {} s each ({} of {} s over 20 ms); medians, and for goals the \
+         median of each round's ratio. The raw figures are in `benchmarks/{date}.json`.\n\n## Goals\n\n{}\n## Figures\n\n{}",
+        machine["text"].as_str().unwrap_or_default(),
+        plan.rounds,
+        plan.seconds,
+        plan.wan_rounds,
+        plan.wan_seconds,
+        judgement(goals),
+        figures(samples)
+    )
+}
+
+fn figures(samples: &Samples) -> String {
+    let mut out = String::from("| |");
+    PATHS.iter().for_each(|path| out += &format!(" {} |", path.name()));
+    out += "\n|---|---|---|---|---|---|\n";
+    for name in samples.names() {
+        let _ = write!(out, "| {name} |"); // writing to a String cannot fail
+        for path in PATHS {
+            let cell = samples.median(name, path).map_or_else(|| "–".to_owned(), short);
+            let _ = write!(out, " {cell} |");
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn judgement(goals: &[Judged]) -> String {
+    let mut out = String::from("| | measured | goal | |\n|---|---|---|---|\n");
+    for goal in goals {
+        let value = goal.value.map_or_else(|| "–".to_owned(), short);
+        let _ = writeln!(out, "| {} | {value} | {} | {} |", goal.what, goal.goal(), goal.verdict());
+    }
+    out
+}
+
+/// Three figures that count.
+fn short(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+fn machine() -> Result<Value> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let model =
+        cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, name)| name);
+    let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
+    let memory = read("/proc/meminfo");
+    let kb = memory.split_whitespace().nth(1).and_then(|kb| kb.parse::<f64>().ok()).unwrap_or(0.0);
+    let commit = shell::output(shell::command("git rev-parse --short HEAD").current_dir(cache::checkout()))?;
+    let text = format!("{cores} cores of {model}, {:.0} GB, Linux {kernel}", kb / 1e6);
+    Ok(json!({"text": text, "cores": cores, "cpu": model, "kernel": kernel, "commit": commit.trim()}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!([1234.5, 12.345, 1.2345, 0.01234].map(short), ["1234", "12.3", "1.23", "0.012"]);
+    }
+}

@@ -1,0 +1,101 @@
+//! The rounds: every measurement over every path, one after another, again and again.
+
+use anyhow::Result;
+
+use crate::bench::Plan;
+use crate::bench::paths::{Path, Paths};
+use crate::bench::samples::Samples;
+
+use Path::{Forward, Plain, Pod, Raw, Stead};
+
+/// Name, flags, and the paths it is taken over; in a short run the second list.
+type Measurement = (&'static str, &'static str, &'static [Path], &'static [Path]);
+
+const NEAR: [Measurement; 8] = [
+    ("down", "--mode s", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
+    ("up", "--mode d", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
+    ("four flows down", "--mode s -p 4", &[Pod, Raw, Forward, Stead], &[]),
+    ("four flows up", "--mode d -p 4", &[Pod, Raw, Forward, Stead], &[]),
+    ("round trip", "--mode e", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
+    ("beside bulk", "--mode e --beside s", &[Pod, Raw, Forward, Stead], &[Stead]),
+    ("new connection", "--mode c", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
+    ("http x16", "--mode h -p 16", &[Pod, Raw, Forward, Stead], &[Pod, Stead]),
+];
+
+const FAR: [Measurement; 3] = [
+    ("20 ms: new connection", "--mode c", &[Plain, Forward, Stead], &[Plain, Stead]),
+    ("20 ms: round trip", "--mode e", &[Plain, Forward, Stead], &[]),
+    ("20 ms: down", "--mode s", &[Plain, Raw, Forward, Stead], &[Plain, Stead]),
+];
+
+const LOSSY: [Measurement; 1] = [("20 ms, 0.1 % loss: four flows down", "--mode s -p 4", &[Plain, Stead], &[])];
+
+/// Everything within the machine.
+pub(crate) fn near(paths: &mut Paths, plan: Plan, samples: &mut Samples) -> Result<()> {
+    for round in 0..plan.rounds {
+        eprintln!("round {} of {}", round + 1, plan.rounds);
+        take(paths, plan, &NEAR, (round, plan.seconds), samples)?;
+    }
+    Ok(())
+}
+
+/// Over a path of 20 ms; plain TCP needs pod addresses to be reachable.
+pub(crate) fn far(paths: &mut Paths, plan: Plan, samples: &mut Samples) -> Result<()> {
+    let lab = paths.lab().clone();
+    lab.testbed(&["route", "on"])?;
+    let done = (|| {
+        lab.testbed(&["wan", "--rtt", "20ms"])?;
+        for round in 0..plan.wan_rounds {
+            eprintln!("round {} of {} over 20 ms", round + 1, plan.wan_rounds);
+            take(paths, plan, &FAR, (round, plan.wan_seconds), samples)?;
+        }
+        if plan.smoke {
+            return Ok(());
+        }
+        lab.testbed(&["wan", "--rtt", "20ms", "--loss", "0.1%"])?;
+        (0..plan.wan_rounds).try_for_each(|round| take(paths, plan, &LOSSY, (round, plan.wan_seconds), samples))
+    })();
+    lab.testbed(&["wan", "off"])?;
+    lab.testbed(&["route", "off"])?;
+    done
+}
+
+/// One round. The paths take turns in being first.
+fn take(
+    paths: &mut Paths,
+    plan: Plan,
+    measurements: &[Measurement],
+    (round, seconds): (usize, f64),
+    samples: &mut Samples,
+) -> Result<()> {
+    for (name, flags, full, short) in measurements {
+        let over = if plan.smoke { short } else { full };
+        for i in 0..over.len() {
+            crate::test::stop_if_interrupted()?;
+            one(paths, name, &format!("{flags} -t {seconds}"), over[(i + round) % over.len()], samples)?;
+        }
+    }
+    paths.check()
+}
+
+fn one(paths: &mut Paths, name: &str, flags: &str, path: Path, samples: &mut Samples) -> Result<()> {
+    let before = paths.processes.cpu(path);
+    let report = paths.measure(path, flags)?;
+    let after = paths.processes.cpu(path);
+    if report.bytes > 0 {
+        samples.add(&format!("{name}, Gbit/s"), path, report.gbit_per_s);
+        let gigabytes = report.bytes as f64 / 1e9;
+        for (role, seconds) in after {
+            let spent = seconds - before.get(role).copied().unwrap_or(0.0);
+            samples.add(&format!("{name}, CPU s/GB {role}"), path, spent / gigabytes);
+        }
+    } else {
+        samples.add(&format!("{name}, p50 us"), path, report.p50_us);
+        samples.add(&format!("{name}, p99 us"), path, report.p99_us);
+        samples.add(&format!("{name}, per s"), path, report.rate);
+        if report.beside_gbit_per_s > 0.0 {
+            samples.add(&format!("{name}, Gbit/s of the bulk"), path, report.beside_gbit_per_s);
+        }
+    }
+    Ok(())
+}

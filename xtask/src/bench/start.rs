@@ -1,0 +1,73 @@
+//! Start times, memory at rest, sizes of the binaries.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use testkit::lab::{Shell, until, within};
+
+use crate::arena::Arena;
+use crate::bench::Plan;
+use crate::bench::paths::{Path, stead};
+use crate::bench::processes::{called, descendants_called, memory};
+use crate::bench::samples::Samples;
+use crate::dist;
+
+/// Time for the session's buffers to be given back before memory is looked at: longer than one PING.
+const REST: Duration = Duration::from_secs(6);
+
+pub(crate) fn measure(arena: &Arena, plan: Plan, samples: &mut Samples) -> Result<()> {
+    sizes(arena, samples)?;
+    until("the agent does not end", Duration::from_secs(90), || called("stead-agent").is_empty())?;
+    for _ in 0..plan.starts {
+        samples.add("start, cold, s", Path::Stead, run_true(arena, "0s")?);
+        until("the agent does not end", Duration::from_secs(20), || called("stead-agent").is_empty())?;
+    }
+    run_true(arena, "60s")?;
+    for _ in 0..plan.starts {
+        samples.add("start, on a running agent, s", Path::Stead, run_true(arena, "60s")?);
+    }
+    at_rest(arena, samples)
+}
+
+/// Seconds of a whole `stead run -- true`, without what the testbed's own `exec` takes.
+fn run_true(arena: &Arena, park: &str) -> Result<f64> {
+    crate::test::stop_if_interrupted()?;
+    let wrapper = timed(arena.lab().user(["true"]))?;
+    Ok(timed(stead(arena, &["--park", park], &["true"]))? - wrapper)
+}
+
+fn timed(mut command: std::process::Command) -> Result<f64> {
+    let started = Instant::now();
+    let output = command.stdout(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{}", testkit::lab::failure(&output));
+    Ok(started.elapsed().as_secs_f64())
+}
+
+fn at_rest(arena: &Arena, samples: &mut Samples) -> Result<()> {
+    let session = Shell::start(stead(arena, &["--park", "30s"], &["sh"]))?;
+    let rested = Instant::now() + REST;
+    until("time does not pass", REST * 2, || Instant::now() >= rested)?;
+    let mut client = vec![session.pid()];
+    client.extend(descendants_called(session.pid(), "stead"));
+    let (mut rss, mut pss) = (0.0, 0.0);
+    for pid in client {
+        let (resident, proportional) = memory(pid)?;
+        rss += resident;
+        pss += proportional;
+    }
+    samples.add("client at rest, MB resident", Path::Stead, rss);
+    samples.add("client at rest, MB proportional", Path::Stead, pss);
+    let agent = called("stead-agent").first().copied().context("no agent runs")?;
+    samples.add("agent at rest, MB resident", Path::Stead, memory(agent)?.0);
+    drop(session);
+    let parked = within(REST, || memory(agent))?;
+    samples.add("parked agent, MB resident", Path::Stead, parked.0);
+    Ok(())
+}
+
+fn sizes(arena: &Arena, samples: &mut Samples) -> Result<()> {
+    samples.add("stead with the agent inside, MB", Path::Stead, dist::megabytes(&arena.dist.stead)?);
+    samples.add("stead-agent, MB", Path::Stead, dist::megabytes(&arena.dist.agent)?);
+    Ok(())
+}
