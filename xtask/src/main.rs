@@ -8,9 +8,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod arena;
+mod bench;
 mod cache;
+mod cargo;
+mod demo;
+mod dist;
 mod image;
 mod shell;
+mod test;
 mod testbed;
 
 #[derive(Parser)]
@@ -26,15 +32,27 @@ enum Verb {
     Testbed(testbed::Args),
     /// Build and cache a test image
     Image(image::Args),
+    /// Build the two binaries as they are shipped
+    Dist,
+    /// Run everything that must hold: style, unit, lab and cluster tests, a short benchmark
+    Test(test::Args),
+    /// Measure stead beside what it is compared with
+    Bench(bench::Args),
+    /// See it work: a cluster, three services, a command among them
+    Demo(demo::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Testbed(args) => testbed::run(args),
-        Verb::Image(args) => image::run(args),
+        Verb::Testbed(args) => testbed::run(args).map(|()| ExitCode::SUCCESS),
+        Verb::Image(args) => image::run(args).map(|()| ExitCode::SUCCESS),
+        Verb::Dist => dist::run().map(|()| ExitCode::SUCCESS),
+        Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
+        Verb::Demo(args) => demo::run(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -3,10 +3,12 @@
 
 mod api;
 mod pods;
+mod shell;
 mod wait;
 
 pub use api::Api;
 pub use pods::{Container, containers};
+pub use shell::Shell;
 pub use wait::{until, within};
 
 use std::ffi::OsStr;

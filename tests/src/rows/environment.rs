@@ -1,0 +1,74 @@
+//! E1's core: the container's environment, as Kubernetes resolves it.
+
+use anyhow::ensure;
+use serde_json::Value;
+
+use super::{Row, row};
+use crate::world::World;
+
+pub(super) const ROWS: &[Row] = &[
+    row("E1", "env, envFrom, ConfigMap, Secret, fieldRef are the command's", resolved),
+    row("E1", "another container's by --container", other_container),
+    row("E1", "nginx and Redis, which overwrite theirs", overwriting_servers),
+    row("E1", "what steers loaders and interpreters, and the user's own, stay the machine's", steering),
+];
+
+fn resolved(world: &World) -> anyhow::Result<()> {
+    let env = environment(world, "deploy/web", &[])?;
+    let pod = world.pod(env["POD_NAME"].as_str().unwrap_or_default())?;
+    let expected = [
+        ("GREETING", "hi"),
+        ("EMPTY", ""),
+        ("COMPOSED", "hi there"),
+        ("LINES", "one\ntwo"),
+        ("COLOUR_OF", "blue"),
+        ("PASSWORD_OF", "s3cret with 'quotes' and $dollars"),
+        ("COLOUR", "blue"),
+        ("SHAPE", "round"),
+        ("SECRET_TOKEN", "abc"),
+        ("POD_IP", pod["status"]["podIP"].as_str().unwrap_or("no pod of that name")),
+        ("WEB_SERVICE_PORT_HTTP", "80"),
+    ];
+    check(&env, &expected)?;
+    let host = env["KUBERNETES_SERVICE_HOST"].as_str().unwrap_or_default();
+    ensure!(!host.is_empty(), "KUBERNETES_SERVICE_HOST is missing");
+    Ok(())
+}
+
+fn other_container(world: &World) -> anyhow::Result<()> {
+    let env = environment(world, "deploy/web", &["--container", "sidecar"])?;
+    check(&env, &[("GREETING", "from the sidecar")])?;
+    ensure!(env.get("COLOUR_OF").is_none(), "the sidecar has no COLOUR_OF");
+    Ok(())
+}
+
+fn overwriting_servers(world: &World) -> anyhow::Result<()> {
+    let nginx = environment(world, "deploy/nginx", &[])?;
+    check(&nginx, &[("GREETING", "hi nginx"), ("TOKEN", "abc")])?;
+    let redis = environment(world, "deploy/redis", &[])?;
+    check(&redis, &[("GREETING", "hi redis"), ("COLOUR", "blue")])
+}
+
+fn steering(world: &World) -> anyhow::Result<()> {
+    let env = environment(world, "deploy/web", &[])?;
+    for name in ["LD_PRELOAD", "NODE_OPTIONS", "PYTHONSTARTUP", "BASH_ENV", "JAVA_TOOL_OPTIONS"] {
+        let value = env.get(name).and_then(Value::as_str).unwrap_or_default();
+        ensure!(!value.contains("hostile"), "{name} is the pod's: {value}");
+    }
+    let account = world.camera().account();
+    check(&env, &[("HOME", &account.home.display().to_string()), ("USER", testkit::lab::USER)])?;
+    ensure!(env["PATH"].as_str().is_some_and(|path| path.contains("/usr/bin")), "PATH is not the machine's");
+    Ok(())
+}
+
+fn environment(world: &World, workload: &str, flags: &[&str]) -> anyhow::Result<Value> {
+    let text = world.run(workload).flags(flags).stdout(&[world.testapp(), "env"])?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn check(env: &Value, expected: &[(&str, &str)]) -> anyhow::Result<()> {
+    for (name, value) in expected {
+        ensure!(env[*name] == **value, "{name} is {}, not {value:?}", env[*name]);
+    }
+    Ok(())
+}

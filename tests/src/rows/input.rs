@@ -1,0 +1,133 @@
+//! Bad input: one clear error with its cause and the next step, its exit code, and nothing left.
+
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use super::{Row, row};
+use crate::world::{NAMESPACE, World};
+
+pub(super) const ROWS: &[Row] = &[
+    row("BAD", "no kubeconfig, wrong context, unreachable API server", kubeconfig),
+    row("BAD", "unknown workload (near ones are named), two of one name, unknown container", workload),
+    row("BAD", "no ready pod", not_ready),
+    row("BAD", "the agent's image cannot be pulled", image),
+    row("BAD", "a right is missing", right),
+    row("BAD", "user namespaces are forbidden", user_namespaces),
+    row("BAD", "wrong arguments", arguments),
+];
+
+fn kubeconfig(world: &World) -> anyhow::Result<()> {
+    let missing = world.run("deploy/web").flags(&["--kubeconfig", "/nonexistent/config"]).command(&["true"]);
+    expect(missing, 65, &["/nonexistent/config"])?;
+    let mut none = world.run("deploy/web").command(&["true"]);
+    // testbed exec sets KUBECONFIG; `env -u` takes it away again.
+    let words: Vec<_> = none.get_args().map(std::ffi::OsStr::to_owned).collect();
+    none = world.lab().user(
+        ["env", "-u", "KUBECONFIG"]
+            .into_iter()
+            .map(Into::into)
+            .chain(after_dashes(&words))
+            .collect::<Vec<std::ffi::OsString>>(),
+    );
+    expect(none, 65, &["kubeconfig"])?;
+    let wrong = world.run("deploy/web").flags(&["--context", "no-such-context"]).command(&["true"]);
+    expect(wrong, 65, &["no-such-context"])?;
+    let unreachable = unreachable_config(world)?;
+    let file = unreachable.path().display().to_string();
+    let command = world.run("deploy/web").flags(&["--kubeconfig", &file]).command(&["true"]);
+    expect(command, 69, &["172.29.0.2:9"])
+}
+
+fn after_dashes(words: &[std::ffi::OsString]) -> impl Iterator<Item = std::ffi::OsString> {
+    let at = words.iter().position(|word| word == "--").map_or(0, |at| at + 1);
+    words[at..].iter().cloned()
+}
+
+/// The testbed's own, with a port where nobody listens.
+fn unreachable_config(world: &World) -> anyhow::Result<tempfile::NamedTempFile> {
+    let text = world.lab().kubectl(&["config", "view", "--raw", "--flatten"])?;
+    let file = tempfile::NamedTempFile::new()?;
+    ensure!(text.contains(":6443"), "the testbed's API server has another port");
+    std::fs::write(file.path(), text.replace(":6443", ":9"))?;
+    std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    Ok(file)
+}
+
+fn workload(world: &World) -> anyhow::Result<()> {
+    let near = expect_said(world.run("deploy/wep").command(&["true"]), 66, &["wep"])?;
+    ensure!(near.contains("web"), "the near name is not said: {near}");
+    expect(world.run("wep").command(&["true"]), 66, &["wep", "web"])?;
+    expect(world.run("twin").command(&["true"]), 64, &["deployment/twin", "statefulset/twin"])?;
+    let container = world.run("deploy/web").flags(&["--container", "sidecat"]).command(&["true"]);
+    expect(container, 66, &["sidecat", "sidecar"])?;
+    let namespace = world.run("deploy/web").flags(&["-n", "no-such-namespace"]).command(&["true"]);
+    expect(namespace, 66, &["no-such-namespace"])
+}
+
+fn not_ready(world: &World) -> anyhow::Result<()> {
+    expect(world.run("deploy/stuck").command(&["true"]), 67, &["stuck"])?;
+    expect(world.run("deploy/twin").command(&["true"]), 67, &["twin"])
+}
+
+/// Redis' pods get no agent here: an agent that runs there already would be used.
+fn image(world: &World) -> anyhow::Result<()> {
+    let flags = ["--agent-image", "localhost/no-such-image:1"];
+    let command = world.run("pod/stranger").flags(&flags).command(&["true"]);
+    expect(command, 68, &["localhost/no-such-image:1"])
+}
+
+fn right(world: &World) -> anyhow::Result<()> {
+    let onlooker = format!("system:serviceaccount:{NAMESPACE}:onlooker");
+    let command = world.run("sts/db").flags(&["--as", &onlooker]).command(&["true"]);
+    expect(command, 77, &["ephemeralcontainers"])
+}
+
+/// In a user namespace whose own limit is 0, so that nothing else on the machine is touched.
+fn user_namespaces(world: &World) -> anyhow::Result<()> {
+    let run = world.run("deploy/web").argv(&["true"]);
+    let account = world.camera().account();
+    let words: Vec<String> = run.iter().map(|word| format!("'{word}'")).collect();
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid {} --regid {} --clear-groups {}",
+        account.uid,
+        account.gid,
+        words.join(" ")
+    );
+    let map = "0:0:65536";
+    let unshare = ["unshare", "--user", "--map-users", map, "--map-groups", map, "sh", "-c", &script];
+    let mut command = world.lab().root(unshare);
+    command.env("STEAD_AGENT_IMAGE", world.agent_image());
+    expect(command, 71, &["user namespaces"])
+}
+
+fn arguments(world: &World) -> anyhow::Result<()> {
+    for words in [&["run"][..], &["run", "web"], &["run", "web", "--", ""], &["no-such-verb"], &["status", "--nope"]] {
+        let output = world.lab().user([&[world.stead()], words].concat()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(matches!(output.status.code(), Some(64 | 127)), "{words:?}: {} {said}", output.status);
+        ensure!(!said.is_empty() && !said.contains("panicked"), "{words:?} said {said:?}");
+    }
+    Ok(())
+}
+
+fn expect(command: Command, code: i32, words: &[&str]) -> anyhow::Result<()> {
+    expect_said(command, code, words).map(drop)
+}
+
+/// The exit code, every word in the error, and a next step.
+fn expect_said(mut command: Command, code: i32, words: &[&str]) -> anyhow::Result<String> {
+    let shown = testkit::lab::shown(&command);
+    let failed = crate::stead::failed(&mut command).with_context(|| shown.clone())?;
+    let said = &failed.stderr;
+    ensure!(failed.code == Some(code), "`{shown}` ended with {:?}, not {code}: {said}", failed.code);
+    for word in words {
+        ensure!(said.contains(word), "`{shown}` does not say {word:?}: {said}");
+    }
+    ensure!(
+        said.lines().filter(|line| line.starts_with("error: ")).count() == 1,
+        "`{shown}` has not one error: {said}"
+    );
+    ensure!(said.contains("next: "), "`{shown}` names no next step: {said}");
+    Ok(said.clone())
+}

@@ -1,0 +1,66 @@
+//! R10: programs of every kind, and 20 connects at once to a far side 50 ms away.
+
+use anyhow::{Context, ensure};
+
+use super::{Row, row};
+use crate::clients::{ALL, Client};
+use crate::world::World;
+use testkit::lab::Shell;
+
+pub(super) const ROWS: &[Row] = &[
+    row("R10", "static Go, musl, C, io_uring, Python, Node, Java, bash, Ruby fetch and are refused", fetch),
+    row("R10", "20 non-blocking connects to a far side 50 ms away in 120 ms", far_connects),
+];
+
+/// One round trip of 50 ms, and what 20 flows cost on a shared machine.
+const FAR_LIMIT_MS: f64 = 120.0;
+
+fn fetch(world: &World) -> anyhow::Result<()> {
+    let mut shell = world.shell()?;
+    let web = world.service("web")?[0];
+    for client in ALL {
+        // io_uring has no resolver; the others take the name.
+        let url = if client.resolves { "http://web/hello".to_owned() } else { format!("http://{web}/hello") };
+        let answer = ask(world, &mut shell, client, &format!("- {url} {web}:9555 -"))?;
+        let body = answer["http"].as_str().unwrap_or_default();
+        ensure!(body.starts_with("hello from web-"), "{}: {url} gave {answer}", client.name);
+        ensure!(answer["refused"] == "ECONNREFUSED", "{}: port 9555 gave {answer}", client.name);
+    }
+    Ok(())
+}
+
+fn far_connects(world: &World) -> anyhow::Result<()> {
+    let mut shell = world.shell()?;
+    let web = world.service("web")?[0];
+    let _far = Far::start(world)?;
+    for client in ALL.into_iter().filter(|client| client.non_blocking) {
+        let answer = ask(world, &mut shell, client, &format!("- - - {web}:9000"))?;
+        let took = answer["connects_ms"].as_f64().unwrap_or(-1.0);
+        ensure!(took >= 50.0, "{}: {took} ms is less than the way there and back: {answer}", client.name);
+        ensure!(took <= FAR_LIMIT_MS, "{}: 20 connects took {took} ms", client.name);
+    }
+    Ok(())
+}
+
+fn ask(world: &World, shell: &mut Shell, client: Client, arguments: &str) -> anyhow::Result<serde_json::Value> {
+    let line = format!("{} {arguments}", world.clients().start(client));
+    shell.json(&line).with_context(|| format!("the {} client", client.name))
+}
+
+/// The way to the cluster is long while this lives.
+struct Far<'a>(&'a World);
+
+impl Far<'_> {
+    fn start(world: &World) -> anyhow::Result<Far<'_>> {
+        world.lab().testbed(&["wan", "--rtt", "50ms"])?;
+        Ok(Far(world))
+    }
+}
+
+impl Drop for Far<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.lab().testbed(&["wan", "off"]) {
+            eprintln!("the delay stays: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Running `stead` as the unprivileged user: whole runs, and sessions with a shell.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::ensure;
+use testkit::lab::{Shell, checked};
+
+use crate::world::{LEASE, NAMESPACE, PARK, World};
+
+/// A command line of `stead run`, to be filled in and started.
+#[derive(Clone)]
+pub(crate) struct Run<'a> {
+    world: &'a World,
+    workload: &'a str,
+    flags: Vec<String>,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(world: &'a World, workload: &'a str) -> Run<'a> {
+        let seconds = |time: Duration| format!("{}s", time.as_secs());
+        let flags = ["-n", NAMESPACE, "--lease", &seconds(LEASE), "--park", &seconds(PARK)];
+        Run { world, workload, flags: flags.map(str::to_owned).to_vec() }
+    }
+
+    /// More flags.
+    pub(crate) fn flags(mut self, flags: &[&str]) -> Run<'a> {
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self
+    }
+
+    /// The words of the whole command.
+    pub(crate) fn argv(&self, command: &[&str]) -> Vec<String> {
+        let mut argv = vec![self.world.stead().to_owned(), "run".to_owned()];
+        argv.extend(self.flags.iter().cloned());
+        argv.extend([self.workload.to_owned(), "--".to_owned()]);
+        argv.extend(command.iter().map(|word| (*word).to_owned()));
+        argv
+    }
+
+    /// As a command of the unprivileged user.
+    pub(crate) fn command(&self, command: &[&str]) -> Command {
+        let mut run = self.world.lab().user(self.argv(command));
+        run.env("STEAD_AGENT_IMAGE", self.world.agent_image());
+        run
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn output(&self, command: &[&str]) -> anyhow::Result<Output> {
+        Ok(self.command(command).output()?)
+    }
+
+    /// Runs a command that must succeed; its stdout.
+    pub(crate) fn stdout(&self, command: &[&str]) -> anyhow::Result<String> {
+        checked(&mut self.command(command))
+    }
+
+    /// Starts a session with a shell.
+    pub(crate) fn shell(&self) -> anyhow::Result<Shell> {
+        Shell::start(self.command(&["sh"]))
+    }
+}
+
+/// How a run ended that was to fail.
+pub(crate) struct Failed {
+    pub(crate) code: Option<i32>,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command line of stead's that is to fail.
+pub(crate) fn failed(command: &mut Command) -> anyhow::Result<Failed> {
+    let output = command.output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "it succeeded: {stderr}");
+    ensure!(!stderr.contains("panicked"), "it panicked: {stderr}");
+    ensure!(output.stdout.is_empty(), "stdout is data, and there is none: {}", String::from_utf8_lossy(&output.stdout));
+    Ok(Failed { code: output.status.code(), stderr })
+}

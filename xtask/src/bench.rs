@@ -1,0 +1,88 @@
+//! `cargo xtask bench`: stead beside what it is compared with, in one run, in interleaved rounds.
+//!
+//! What counts are ratios of one round's figures, and their median: the machine is shared and its speed wanders. Goals
+//! are those of design section 13.
+
+mod goals;
+mod manifest;
+mod paths;
+mod processes;
+mod report;
+mod rounds;
+mod samples;
+mod start;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::arena::{Arena, Found};
+use crate::bench::paths::Paths;
+use crate::bench::samples::Samples;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Few short rounds; fails when a goal is missed at half its strength
+    #[arg(long)]
+    smoke: bool,
+    /// Only the 20 ms path
+    #[arg(long)]
+    wan: bool,
+    /// How many rounds (default: 15, 5 with --smoke)
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Where the raw figures go (default: docs/benchmarks/DATE.json with the page beside it; nowhere with --smoke)
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) smoke: bool,
+    pub(crate) rounds: usize,
+    /// Seconds of one measurement.
+    pub(crate) seconds: f64,
+    pub(crate) wan_rounds: usize,
+    /// Seconds of one on the 20 ms path, where flows take their time to grow.
+    pub(crate) wan_seconds: f64,
+    pub(crate) starts: usize,
+}
+
+impl Plan {
+    fn of(args: &Args) -> Plan {
+        let rounds = args.rounds;
+        if args.smoke {
+            let rounds = rounds.unwrap_or(5);
+            return Plan { smoke: true, rounds, seconds: 0.6, wan_rounds: 3, wan_seconds: 2.0, starts: 5 };
+        }
+        let rounds = rounds.unwrap_or(15);
+        Plan { smoke: false, rounds, seconds: 1.5, wan_rounds: rounds.min(7), wan_seconds: 5.0, starts: 11 }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    crate::test::end_gently()?;
+    let plan = Plan::of(args);
+    let arena = Arena::prepare(Found::Keep, &[])?;
+    let place = manifest::Place::make(&arena)?;
+    let mut samples = Samples::default();
+    {
+        let mut paths = Paths::open(&arena, &place)?;
+        if !args.wan {
+            rounds::near(&mut paths, plan, &mut samples)?;
+        }
+        rounds::far(&mut paths, plan, &mut samples)?;
+    }
+    if !args.wan {
+        start::measure(&arena, plan, &mut samples)?;
+    }
+    let goals = goals::judge(&samples);
+    println!("{}", report::text(&samples, &goals));
+    if !args.smoke || args.out.is_some() {
+        report::write(args.out.as_deref(), &samples, &goals, plan)?;
+    }
+    let missed = goals.iter().filter(|goal| goal.is_missed_at_half_strength()).count();
+    Ok(if args.smoke && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
