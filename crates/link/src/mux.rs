@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::frame::{FlowId, FrameError, HEADER_LEN, Header, Kind, Reset};
+use crate::frame::{FlowId, FrameError, HEADER_LEN, Header, Kind, PAYLOAD_LIMIT, Reset};
 
 pub use flow::Phase;
 pub use link::{Counts, LinkId, LinkSet};
@@ -31,7 +31,7 @@ use flow::{Farewell, Flow, Seen};
 use link::{Control, Link, Links};
 use send::Next;
 
-/// Longest DATA frame. What one flow may send before the next one's turn.
+/// What one flow may send before the next one's turn.
 const TURN: usize = 64 << 10;
 /// Room at which a writer that had to wait is told, unless its queue is empty.
 const WORTHWHILE: usize = 64 << 10;
@@ -227,9 +227,10 @@ impl Mux {
         }
         while out.len() < frames
             && budget > 0
-            && let Some(flow) = self.links.get_mut(on).and_then(|link| link.data.pop_front())
+            && let Some((flow, alone)) = self.links.get_mut(on).and_then(Link::next_flow)
         {
-            budget -= self.transmit_data(on, flow, out, budget.min(TURN)).min(budget);
+            let turn = if alone { PAYLOAD_LIMIT as usize } else { TURN };
+            budget -= self.transmit_data(on, flow, out, budget.min(turn)).min(budget);
         }
         if let Some(link) = self.links.get_mut(on) {
             let bytes: usize = out[before..].iter().map(|frame| HEADER_LEN + frame.payload.len()).sum();
@@ -286,6 +287,8 @@ impl Mux {
     pub fn write(&mut self, id: FlowId, bytes: Bytes, now: Duration) {
         if let Some(flow) = self.flows.get_mut(&id).filter(|flow| !flow.is_ended() && !flow.send.is_finished()) {
             flow.load.add(bytes.len(), now);
+            // Before there is something to send, which would keep a quiet flow where it is.
+            self.links.place(flow);
             flow.send.write(bytes);
             settle_on_link(&mut self.links, id, flow);
         }
@@ -621,3 +624,6 @@ fn push_farewell(out: &mut Vec<Frame>, id: FlowId, farewell: Farewell) {
 fn push(out: &mut Vec<Frame>, header: Header, payload: Bytes) {
     out.push(Frame { header: header.encode(), payload });
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,20 @@ impl Pair {
         self.links.spawn(run(self.agent.clone(), number, far));
     }
 
+    /// Breaks every link, whatever is under way.
+    async fn lose_links(&mut self) {
+        self.links.shutdown().await;
+        soon(self.client.all_links_lost()).await;
+        soon(self.agent.all_links_lost()).await;
+    }
+
+    /// Waits until neither end knows any flow.
+    async fn no_flows(&self) {
+        while self.client.stats().flows + self.agent.stats().flows > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A flow open at both ends.
     async fn flow(&mut self) -> (Flow, Flow) {
         let answer = async { self.incoming.next().await.expect("an offer").accept() };
@@ -155,4 +169,204 @@ async fn bulk_arrives_whole_both_ways_over_two_links() {
     }
     let bulk = pair.client.stats().links[1].clone();
     assert!(bulk.bytes_sent > LEN as u64 / 2, "bulk flows belong on the bulk link, which carried {}", bulk.bytes_sent);
+}
+
+#[tokio::test]
+async fn a_thousand_flows_at_once_each_get_their_own_bytes() {
+    let mut pair = Pair::new(2);
+    let mut tasks = JoinSet::new();
+    for number in 0..1000_u64 {
+        let client = pair.client.clone();
+        tasks.spawn(async move {
+            let mut flow = client.open(Bytes::from_static(b"to")).await.expect("accepted").into_stream();
+            flow.write_all(&pattern(2000, number)).await.expect("written");
+            flow.shutdown().await.expect("finished");
+            let mut got = Vec::new();
+            flow.read_to_end(&mut got).await.expect("read to the end");
+            assert!(got == pattern(2000, number));
+        });
+    }
+    let serving = async {
+        let mut echoes = JoinSet::new();
+        for _ in 0..1000 {
+            let mut flow = pair.incoming.next().await.expect("an offer").accept().into_stream();
+            echoes.spawn(async move {
+                let mut got = Vec::new();
+                flow.read_to_end(&mut got).await.expect("read to the end");
+                flow.write_all(&got).await.expect("written");
+                flow.shutdown().await.expect("finished");
+            });
+        }
+        echoes.join_all().await;
+    };
+    soon(async { tokio::join!(tasks.join_all(), serving) }).await;
+    soon(pair.no_flows()).await;
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_read_holds_up_nobody_else() {
+    let mut pair = Pair::new(1);
+    let ([mut stalled, _unread], _ends) = soon(pair.spliced()).await;
+    let ([mut near, mut far], _others) = soon(pair.spliced()).await;
+    let stalling = tokio::spawn(async move { stalled.write_all(&vec![0; 64 << 20]).await });
+    let sending = tokio::spawn(async move {
+        near.write_all(&pattern(32 << 20, 5)).await.expect("written");
+        near.shutdown().await.expect("half-closed");
+        near
+    });
+    let mut got = Vec::new();
+    soon(far.read_to_end(&mut got)).await.expect("read to the end");
+    assert!(got == pattern(32 << 20, 5));
+    soon(sending).await.expect("no panic");
+    assert!(!stalling.is_finished(), "64 MiB fit into no window");
+    assert!(pair.agent.stats().waiting <= 2 << 20, "what waits is bounded by the window");
+    stalling.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_lives_through_the_loss_of_every_link() {
+    const LEN: usize = 16 << 20;
+    let mut pair = Pair::new(2);
+    let ([mut near, mut far], ends) = soon(pair.spliced()).await;
+    let sending = tokio::spawn(async move {
+        near.write_all(&pattern(LEN, 9)).await.expect("written");
+        near.shutdown().await.expect("half-closed");
+        near
+    });
+    let mut got = vec![0; LEN];
+    for (round, part) in got.chunks_mut(LEN / 8).enumerate() {
+        soon(far.read_exact(part)).await.expect("no error though links are lost");
+        pair.lose_links().await;
+        pair.add_link(10 + round as u32);
+        pair.add_link(30 + round as u32);
+    }
+    assert!(got == pattern(LEN, 9));
+    assert_eq!(soon(far.read(&mut [0])).await.expect("a clean end"), 0);
+    drop(far);
+    let mut near = soon(sending).await.expect("no panic");
+    assert_eq!(soon(near.read(&mut [0])).await.expect("a clean end"), 0);
+    for end in ends {
+        assert_eq!(soon(end).await.expect("no panic").end, FlowEnd::Finished);
+    }
+}
+
+#[tokio::test]
+async fn a_flow_opened_or_reset_while_no_link_lives_is_told_later() {
+    let mut pair = Pair::new(0);
+    let client = pair.client.clone();
+    let opening = tokio::spawn(async move { client.open(Bytes::from_static(b"to")).await });
+    tokio::task::yield_now().await;
+    pair.add_link(0);
+    let accepted = soon(pair.incoming.next()).await.expect("an offer").accept();
+    let opened = soon(opening).await.expect("no panic").expect("accepted");
+    pair.lose_links().await;
+    drop(opened);
+    pair.add_link(0);
+    let mut stream = accepted.into_stream();
+    let error = soon(stream.read_u8()).await.expect_err("reset");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+}
+
+#[tokio::test]
+async fn an_abandoned_download_stops_at_once() {
+    let mut pair = Pair::new(2);
+    let ([mut near, mut far], [near_end, far_end]) = soon(pair.spliced()).await;
+    let sending = tokio::spawn(async move {
+        let block = vec![1; 1 << 16];
+        while far.write_all(&block).await.is_ok() {}
+    });
+    let mut block = vec![0; 1 << 20];
+    soon(near.read_exact(&mut block)).await.expect("read");
+    drop(near);
+    soon(sending).await.expect("no panic");
+    assert_eq!(soon(near_end).await.expect("no panic").end, FlowEnd::Reset(Reset::ResetByPeer));
+    assert_eq!(soon(far_end).await.expect("no panic").end, FlowEnd::Reset(Reset::ResetByPeer));
+}
+
+#[tokio::test]
+async fn dropping_a_splice_resets_both_programs() {
+    let mut pair = Pair::new(2);
+    let ([mut near, mut far], [near_end, far_end]) = soon(pair.spliced()).await;
+    near.write_all(b"x").await.expect("written");
+    assert_eq!(soon(far.read_u8()).await.expect("read"), b'x');
+    near_end.abort();
+    for socket in [&mut near, &mut far] {
+        assert_eq!(soon(socket.read_u8()).await.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(soon(far_end).await.expect("no panic").end, FlowEnd::Reset(Reset::Aborted));
+    soon(pair.no_flows()).await;
+}
+
+#[tokio::test]
+async fn an_offer_whose_opener_gave_up_is_withdrawn() {
+    let mut pair = Pair::new(1);
+    let client = pair.client.clone();
+    let opening = tokio::spawn(async move { client.open(Bytes::from_static(b"to")).await });
+    let offer = soon(pair.incoming.next()).await.expect("an offer");
+    opening.abort();
+    soon(offer.withdrawn()).await;
+    drop(offer);
+    soon(pair.no_flows()).await;
+}
+
+#[tokio::test]
+async fn the_control_flow_is_there_from_the_start() {
+    let pair = Pair::new(2);
+    let (mut client, mut agent) = (pair.client.control(), pair.agent.control());
+    client.write_all(b"question").await.expect("written");
+    let mut question = [0; 8];
+    soon(agent.read_exact(&mut question)).await.expect("read");
+    agent.write_all(&question).await.expect("written");
+    let mut answer = [0; 8];
+    soon(client.read_exact(&mut answer)).await.expect("read");
+    assert_eq!(&answer, b"question");
+}
+
+#[tokio::test]
+async fn a_hello_that_does_not_please_ends_the_link_with_a_reason() {
+    let (client, _incoming) = Endpoint::new(Role::Client, Config::default());
+    let (agent, _offers) = Endpoint::new(Role::Agent, Config::default());
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let refusing = agent.run_link(0, far, Bytes::from_static(b"agent"), |hello| {
+        assert_eq!(hello, b"client");
+        Err("too old".into())
+    });
+    let (near_end, far_end) = soon(async { tokio::join!(run_as(&client, near), refusing) }).await;
+    assert!(matches!(far_end, LinkEnd::Refused(text) if text == "too old"));
+    assert!(matches!(&near_end, LinkEnd::GoAway { text, .. } if text == "too old"), "{near_end}");
+    assert_eq!((client.stats().links.len(), *client.live_links().borrow()), (0, 0));
+}
+
+async fn run_as(endpoint: &Endpoint, io: DuplexStream) -> LinkEnd {
+    endpoint.run_link(0, io, Bytes::from_static(b"client"), |_| Ok(())).await
+}
+
+#[tokio::test]
+async fn nonsense_ends_its_link_and_nothing_else() {
+    let mut pair = Pair::new(1);
+    let (mut near, far) = tokio::io::duplex(1 << 16);
+    let agent = pair.agent.clone();
+    let broken = tokio::spawn(run(agent, 1, far));
+    near.write_all(&[0x55; 64]).await.expect("written");
+    assert!(matches!(soon(broken).await.expect("no panic"), LinkEnd::Protocol(_)));
+    let (opened, accepted) = soon(pair.flow()).await;
+    let (mut opened, mut accepted) = (opened.into_stream(), accepted.into_stream());
+    opened.write_all(b"x").await.expect("written");
+    assert_eq!(soon(accepted.read_u8()).await.expect("read"), b'x');
+}
+
+#[tokio::test]
+async fn closing_ends_every_flow_with_the_reason() {
+    let mut pair = Pair::new(1);
+    let ([mut near, mut far], [near_end, far_end]) = soon(pair.spliced()).await;
+    pair.agent.close(Reset::TimedOut);
+    assert!(soon(pair.incoming.next()).await.is_none());
+    for socket in [&mut near, &mut far] {
+        assert_eq!(soon(socket.read_u8()).await.expect_err("reset").kind(), io::ErrorKind::ConnectionReset);
+    }
+    for end in [near_end, far_end] {
+        assert_eq!(soon(end).await.expect("no panic").end, FlowEnd::Reset(Reset::TimedOut));
+    }
+    assert_eq!(soon(pair.client.open(Bytes::new())).await.err(), Some(Reset::TimedOut));
+    assert_eq!(soon(pair.agent.open(Bytes::new())).await.err(), Some(Reset::Aborted));
 }

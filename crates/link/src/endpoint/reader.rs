@@ -21,6 +21,8 @@ use super::{After, LinkEnd, Reset, Shared};
 
 /// What is read before it is passed on.
 const READ: usize = 256 << 10;
+/// Reads in one go, before other tasks of the thread have their turn: some milliseconds.
+const TURNS: usize = 16;
 /// How long a GOAWAY may take to go out.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -40,16 +42,18 @@ where
 {
     let (read, write) = tokio::io::split(io);
     let Some(link) = Link::new(shared, number, write, hello) else { return LinkEnd::NumberTaken };
-    let mut reader = Reader { link: &link, io: read, buffer: BytesMut::new(), data: None, check: Some(check) };
+    let mut reader =
+        Reader { link: &link, io: read, buffer: BytesMut::new(), data: None, failed: None, check: Some(check) };
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let end = poll_fn(|cx| {
         link.pipe.task.register(cx.waker());
         link.poll_time(sleep.as_mut(), cx);
         link.pipe.drain(shared);
-        if let Some(end) = link.pipe.take_end() {
-            return Poll::Ready(end);
+        // What the other side said last tells more than that it does not listen any more.
+        match reader.poll(cx) {
+            Poll::Pending => link.pipe.take_end().map_or(Poll::Pending, Poll::Ready),
+            ended => ended,
         }
-        reader.poll(cx)
     })
     .await;
     match &end {
@@ -129,6 +133,8 @@ struct Reader<'a, R, C> {
     buffer: BytesMut,
     /// The DATA frame that is being read: what is still to come of it.
     data: Option<Header>,
+    /// How the pipe ended, until what came before is passed on.
+    failed: Option<io::Error>,
     /// Taken when the HELLO came.
     check: Option<C>,
 }
@@ -138,9 +144,9 @@ where
     R: AsyncRead + Unpin,
     C: FnOnce(&[u8]) -> Result<(), String>,
 {
-    /// Reads and passes on until the pipe has nothing more.
+    /// Reads and passes on until the pipe has nothing more, or other tasks should have their turn.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
-        loop {
+        for _ in 0..TURNS {
             if let Err(error) = ready!(self.poll_fill(cx)) {
                 return Poll::Ready(match error.kind() {
                     io::ErrorKind::UnexpectedEof => LinkEnd::Closed,
@@ -154,22 +160,33 @@ where
                 return Poll::Ready(end);
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// Reads what there is, up to about [`READ`], but waits only for the first byte.
+    /// Reads what there is, up to about [`READ`], but waits only for the first byte. What came before the end of the pipe
+    /// is passed on before the end is told.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
         let before = self.buffer.len();
         self.buffer.reserve(READ);
-        loop {
-            let read = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer);
-            match read {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Poll::Ready(Ok(_)) if self.buffer.len() - before < READ * 3 / 4 => {}
-                Poll::Ready(result) => return Poll::Ready(result.map(drop)),
-                Poll::Pending if self.buffer.len() > before => return Poll::Ready(Ok(())),
+        while self.buffer.len() - before < READ * 3 / 4 {
+            let error = match tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer) {
+                Poll::Ready(Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(error)) => error,
+                Poll::Pending if self.buffer.len() > before => break,
                 Poll::Pending => return Poll::Pending,
+            };
+            if self.buffer.len() == before {
+                return Poll::Ready(Err(error));
             }
+            self.failed = Some(error);
+            break;
         }
+        Poll::Ready(Ok(()))
     }
 
     fn pass_on(&mut self, after: &mut After) -> Result<(), LinkEnd> {

@@ -16,10 +16,11 @@ use crate::mux::Phase;
 
 use super::{Flow, Side};
 
-/// Most bytes read from a socket at once; one DATA frame.
-const READ: usize = 64 << 10;
-/// What reads are cut from.
-const CHUNK: usize = 256 << 10;
+/// Most bytes read from a socket at once.
+const READ: usize = 256 << 10;
+/// What reads are cut from, and what must be left of it for another read.
+const CHUNK: usize = 512 << 10;
+const WORTHWHILE: usize = 64 << 10;
 /// Reads up to this size are copied, so that a few bytes kept for a slow peer do not keep a whole chunk.
 const SMALL: usize = 4 << 10;
 
@@ -180,7 +181,7 @@ fn read(socket: &TcpStream, max: usize) -> io::Result<Bytes> {
         static CHUNKS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     }
     CHUNKS.with_borrow_mut(|chunk| {
-        if chunk.capacity() < READ {
+        if chunk.capacity() < WORTHWHILE {
             *chunk = BytesMut::with_capacity(CHUNK);
         }
         let len = socket.try_read_buf(&mut chunk.limit(max))?;

@@ -128,6 +128,12 @@ impl Link {
         }
     }
 
+    /// The flow whose turn it is, and whether no other waits.
+    pub(super) fn next_flow(&mut self) -> Option<(FlowId, bool)> {
+        let flow = self.data.pop_front()?;
+        Some((flow, self.data.is_empty()))
+    }
+
     /// The PONG for PING `number` came. Returns the flows whose farewells are proven now.
     pub(super) fn ponged(&mut self, number: u64, now: Duration) -> Vec<FlowId> {
         let Some(sent) = self.ping_sent.filter(|_| number == self.pings) else { return Vec::new() };
