@@ -1,15 +1,16 @@
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use flate2::read::GzDecoder;
 use oci::{ImageBuilder, Layer};
 
 use crate::error::Failure;
 use crate::output::{Format, OutputArgs};
 
-/// The agent's binary, empty in a build without one.
-pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stead-agent"));
+/// The agent's binary, compressed; empty in a build without one.
+pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stead-agent.gz"));
 
 /// Architecture of the agent inside, in Go's words: the one this binary was built for.
 const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
@@ -76,7 +77,9 @@ fn write_file(args: &SaveArgs) -> io::Result<()> {
 
 /// One layer with one file. Gzip, since the archive is made to travel: a third of the size.
 fn write(args: &SaveArgs, out: &mut impl io::Write) -> io::Result<()> {
-    let layer = Layer::from_files([oci::File::new("stead-agent", 0o755, AGENT)]).and_then(Layer::gzip);
+    let mut agent = Vec::new();
+    GzDecoder::new(AGENT).read_to_end(&mut agent)?;
+    let layer = Layer::from_files([oci::File::new("stead-agent", 0o755, agent)]).and_then(Layer::gzip);
     let image = ImageBuilder::new(cluster::normalized(&args.name))
         .arch(ARCH)
         .label("org.opencontainers.image.version", wire::RELEASE)
