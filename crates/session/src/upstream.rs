@@ -2,10 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dns::ResolvConf;
 use futures::future::BoxFuture;
 use wire::{Resolve, answer, request};
 
@@ -33,8 +33,8 @@ pub(crate) struct MachineResolver {
 
 impl MachineResolver {
     pub(crate) fn from_resolv_conf() -> Self {
-        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        MachineResolver { servers: ResolvConf::parse(&text).nameservers.into() }
+        let conf = dns::host_resolv_conf(Path::new("/etc/resolv.conf"));
+        MachineResolver { servers: conf.map(|conf| conf.nameservers).unwrap_or_default().into() }
     }
 }
 
