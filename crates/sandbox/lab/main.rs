@@ -5,6 +5,7 @@
 //! sandbox-lab run [--file PATH=CONTENT]… [--cwd DIR] [--timings] -- CMD…
 //! sandbox-lab plain -- CMD…        the same command without a sandbox, to compare
 //! sandbox-lab client WHAT ARG…     what runs inside: one connection's story, told in a line
+//! sandbox-lab measure              round trips, connects, throughput and start: without a sandbox and within one
 //! ```
 //! In arguments after `--`, `@self` is this binary. Addresses: 10.96.255.1 host unreachable, .2 never answers, .3 network
 //! unreachable, 10.96.254.0/24 takes 50 ms, others of 10.96.0.0/16 and fd96::/16 are loopback here, all else is network
@@ -13,6 +14,7 @@
 
 mod as_user;
 mod client;
+mod measure;
 mod run;
 
 fn main() -> std::process::ExitCode {
@@ -23,6 +25,7 @@ fn main() -> std::process::ExitCode {
         "as-user" => as_user::become_user(&rest),
         "run" => run::run(&rest),
         "plain" => run::plain(&rest),
+        "measure" => measure::measure(&rest),
         "client" => client::client(&rest),
         other => Err(format!("unknown: {other}").into()),
     };

@@ -112,6 +112,11 @@ impl Dialer for Loopback {
                     let relay: Connected = Box::new(|near| relay(near, far).boxed());
                     Ok(relay)
                 }
+                // It was made, and reset before we looked.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    let reset: Connected = Box::new(|near| async move { drop(near) }.boxed());
+                    Ok(reset)
+                }
                 Err(_) => Err(DialError::Refused),
             }
         }

@@ -6,7 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -100,9 +102,24 @@ impl Control {
         received.and_then(|(bytes, _)| Reply::decode(&bytes)).ok_or(Error::GuardLost)
     }
 
-    /// The guard sees the end at once, although others may hold this socket.
-    pub(crate) fn shut_down(&self) {
-        let _ = rustix::net::shutdown(self.0.get_ref(), rustix::net::Shutdown::Both);
+    /// Has the guard end everything and waits until it says so, at most `patience`; whether it did. Blocks, as it is for
+    /// destructors. The guard sees the end of this side although a `Child` may hold the socket, too.
+    pub(crate) fn end(&self, patience: Duration) -> bool {
+        let socket = self.0.get_ref();
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+        let start = Instant::now();
+        while let Some(left) = patience.checked_sub(start.elapsed()) {
+            let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            let _ = nix::poll::poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+            match message::receive(socket.as_fd()) {
+                Ok(Some((bytes, _))) if Reply::decode(&bytes) == Some(Reply::Gone) => return true,
+                Ok(Some(_)) => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        // It hangs with a process that hangs in the kernel, and will end it when that can be.
+        true
     }
 }
 

@@ -8,6 +8,7 @@
 //! Client, guard and command share one process group, so the terminal's signals reach the command without help. The
 //! guard blocks all signals and reads them, which tells it what went to the whole group.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -18,14 +19,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::process::{Signal, WaitOptions, WaitStatus};
 
 use crate::command::Command;
+use crate::files::Covers;
 use crate::message::{self, Reply, Request, SpawnFailure};
 use crate::setup::{self, Failure};
-use crate::{files, sys};
+use crate::sys;
 
 /// Runs the guard until the client is gone. In the forked child; the caller ends the process then.
 pub(crate) fn run(socket: OwnedFd, client: i32) {
     let Ok(mut guard) = Guard::new(socket, client) else { return };
-    match setup::namespaces() {
+    // Kept, so that the client's last close of it is not the one that takes the device away (10-15 ms).
+    let _tun = match setup::namespaces() {
         Ok(handles) => {
             let mut descriptors =
                 vec![&handles.tun, &handles.listener, &handles.dns_udp, &handles.dns_tcp, &handles.diag];
@@ -35,15 +38,18 @@ pub(crate) fn run(socket: OwnedFd, client: i32) {
             if message::send(guard.socket.as_fd(), &ready.encode(), &descriptors).is_err() {
                 return;
             }
+            handles.tun
         }
         Err(Failure { step, detail, source }) => {
             let errno = source.raw_os_error().unwrap_or(libc::EIO);
             guard.reply(&Reply::Failed { step: step.to_owned(), detail, errno });
             return;
         }
-    }
+    };
+    guard.mounts = File::open("/proc/self/mountinfo").ok();
     while guard.turn() {}
     guard.end_descendants(None);
+    guard.reply(&Reply::Gone);
 }
 
 /// How long the end of a command waits for its descendants to be gone before it is reported; they are only waited for
@@ -51,6 +57,9 @@ pub(crate) fn run(socket: OwnedFd, client: i32) {
 const DESCENDANTS_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a stopped client is told to go on, until it says it does.
 const NUDGE: u16 = 10;
+
+/// How often a cover that could not be put back, as its path does not exist now, is tried again.
+const COVER_AGAIN: u16 = 200;
 
 struct Guard {
     socket: OwnedFd,
@@ -62,6 +71,9 @@ struct Guard {
     /// Signals that came since the client last spoke of them, by number: sent to the whole process group.
     seen: [bool; 65],
     running: Option<Running>,
+    files: Covers,
+    /// /proc/self/mountinfo, which tells by poll(2) that mounts changed.
+    mounts: Option<File>,
 }
 
 struct Running {
@@ -81,17 +93,38 @@ impl Guard {
         // The client's end is seen at the socket, but not by a guard that was stopped.
         rustix::process::set_parent_process_death_signal(Some(Signal::CONT))?;
         let _ = rustix::thread::set_name(c"stead-guard");
-        Ok(Guard { socket, client, signals, mask, child_disposition, seen: [false; 65], running: None })
+        Ok(Guard {
+            socket,
+            client,
+            signals,
+            mask,
+            child_disposition,
+            seen: [false; 65],
+            running: None,
+            files: Covers::default(),
+            mounts: None,
+        })
     }
 
     /// Waits for one thing to happen; false when the client is gone.
     fn turn(&mut self) -> bool {
         let nudging = self.running.as_ref().is_some_and(|r| r.resume_due && !r.stopped);
-        let mut ready =
-            [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let timeout = if nudging { PollTimeout::from(NUDGE) } else { PollTimeout::NONE };
+        let mut ready = vec![
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
+        ready.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)));
+        let timeout = match (nudging, self.files.lost()) {
+            (true, _) => PollTimeout::from(NUDGE),
+            (false, true) => PollTimeout::from(COVER_AGAIN),
+            (false, false) => PollTimeout::NONE,
+        };
         let count = nix::poll::poll(&mut ready, timeout).unwrap_or(0);
         let told = ready[0].any().unwrap_or(false);
+        let mounts_changed = ready.get(2).is_some_and(|mounts| mounts.any().unwrap_or(false));
+        if mounts_changed || self.files.lost() {
+            self.files.cover_again();
+        }
         if count == 0 && nudging {
             let _ = sys::kill(self.client, libc::SIGCONT);
         }
@@ -134,7 +167,8 @@ impl Guard {
         let start = |e: io::Error| (SpawnFailure::Start, e.raw_os_error().unwrap_or(libc::EIO), 0);
         let description = descriptors.pop().ok_or_else(|| start(io::ErrorKind::InvalidInput.into()))?;
         let command = Command::read(description).map_err(start)?;
-        files::bind(&command.files)
+        self.files
+            .cover(&command.files)
             .map_err(|(file, e)| (SpawnFailure::Bind, e.raw_os_error().unwrap_or(libc::EIO), file as i32))?;
         let (mut failed, report) = io::pipe().map_err(start)?;
         // What came until now reached no command.

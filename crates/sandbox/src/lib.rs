@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
@@ -87,7 +87,7 @@ pub fn prepare() -> Result<Prepared, Error> {
             .map_err(io::Error::from)?;
     let client = rustix::process::getpid().as_raw_nonzero().get();
     match sys::fork()? {
-        Some(pid) => Ok(Prepared { socket: ours, guard: Guard { pid, namespace: None } }),
+        Some(pid) => Ok(Prepared { socket: ours, guard: Guard(pid) }),
         None => {
             drop(ours);
             // A panic must not unwind into a second life of the client's main function.
@@ -100,7 +100,7 @@ pub fn prepare() -> Result<Prepared, Error> {
 impl Prepared {
     /// Waits for the namespaces (a few milliseconds) and serves their connections from a task. Inside a tokio runtime.
     pub fn start(self, dialer: Arc<dyn Dialer>) -> Result<Sandbox, Error> {
-        let Prepared { socket, mut guard } = self;
+        let Prepared { socket, guard } = self;
         let Some((bytes, descriptors)) = message::receive(socket.as_fd())? else { return Err(Error::GuardLost) };
         let v6 = match Reply::decode(&bytes) {
             Some(Reply::Ready { v6 }) => v6,
@@ -109,7 +109,6 @@ impl Prepared {
             }
             _ => return Err(Error::GuardLost),
         };
-        guard.namespace = sweep::network_namespace(guard.pid);
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(Error::GuardLost);
         let (tun, listener, udp, tcp, diag) = (next()?, next()?, next()?, next()?, next()?);
@@ -119,6 +118,7 @@ impl Prepared {
             dns: Some((UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp.into())?)),
             control: Arc::new(Control::new(socket)?),
             engine: tokio::spawn(engine.run()),
+            namespace: sweep::network_namespace(guard.0),
             guard,
         })
     }
@@ -129,6 +129,8 @@ pub struct Sandbox {
     dns: Option<(UdpSocket, TcpListener)>,
     control: Arc<Control>,
     engine: JoinHandle<()>,
+    /// By which its processes are known, should the guard be killed.
+    namespace: Option<sweep::Namespace>,
     guard: Guard,
 }
 
@@ -162,14 +164,20 @@ impl Sandbox {
 
     /// The guard's process id, for those who look at what is left.
     pub fn guard_pid(&self) -> u32 {
-        self.guard.pid as u32
+        self.guard.0 as u32
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        /// The guard has a command's tree to kill; one that hangs in the kernel is left to it.
+        const PATIENCE: Duration = Duration::from_millis(500);
         self.engine.abort();
-        self.control.shut_down();
+        if !self.control.end(PATIENCE)
+            && let Some(namespace) = self.namespace
+        {
+            sweep::end_processes_in(namespace);
+        }
     }
 }
 
@@ -189,27 +197,18 @@ fn spawn_error(mut command: Command, what: SpawnFailure, errno: i32, file: i32) 
     }
 }
 
-/// The guard process; its end is waited for, so that nothing is left when this is dropped. The socket to it must be
-/// closed or shut down by then.
-struct Guard {
-    pid: i32,
-    /// The sandbox's network namespace, by which its processes are known, once it stands.
-    namespace: Option<sweep::Namespace>,
-}
+/// The guard's process id. Its exit is waited for, so that neither the device nor a zombie is left when this is dropped;
+/// its socket must be closed or shut down by then.
+struct Guard(i32);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        /// It has a command's tree to kill; one that hangs in the kernel is left to the guard alone.
-        const PATIENCE: Duration = Duration::from_millis(500);
-        let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return };
-        let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
-        let mut ready = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
-        let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::NONE);
-        let _ = nix::poll::poll(&mut ready, patience);
-        let ended = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
-        let killed = matches!(ended, Ok(Some((_, status))) if status.exit_status() != Some(0));
-        if let Some(namespace) = self.namespace.filter(|_| killed) {
-            sweep::end_processes_in(namespace);
+        /// The kernel takes 10-15 ms to take the TUN away.
+        const PATIENCE: u16 = 200;
+        let Some(pid) = rustix::process::Pid::from_raw(self.0) else { return };
+        if let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+            let _ = nix::poll::poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], PATIENCE);
         }
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
     }
 }

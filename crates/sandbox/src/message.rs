@@ -52,6 +52,8 @@ pub(crate) enum Reply {
     Exited {
         status: i32,
     },
+    /// All that ran in the sandbox is gone, and the guard ends.
+    Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,7 @@ impl Reply {
             Reply::SpawnFailed { what, errno, file } => integers(4, &[*what as i32, *errno, *file]),
             Reply::Stopped { signal } => integers(5, &[*signal]),
             Reply::Exited { status } => integers(6, &[*status]),
+            Reply::Gone => integers(7, &[]),
         }
     }
 
@@ -127,6 +130,7 @@ impl Reply {
             }
             5 => Reply::Stopped { signal: first? },
             6 => Reply::Exited { status: first? },
+            7 => Reply::Gone,
             _ => return None,
         })
     }
@@ -207,6 +211,7 @@ mod tests {
             Reply::SpawnFailed { what: SpawnFailure::Bind, errno: 2, file: 1 },
             Reply::Stopped { signal: 20 },
             Reply::Exited { status: 0x100 },
+            Reply::Gone,
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }

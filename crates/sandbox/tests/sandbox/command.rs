@@ -1,6 +1,8 @@
 //! What the command is, finds, and how it ends (acceptance R11).
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
 
 use crate::support::{LAB, as_user, finish, run};
 
@@ -74,6 +76,33 @@ fn a_file_is_covered_inside_only_and_cannot_be_written() {
 }
 
 #[test]
+fn a_file_replaced_outside_stays_covered() {
+    let directory = directory();
+    let file = directory.path().join("resolv.conf");
+    std::fs::write(&file, "outside").expect("write");
+    let path = file.to_str().expect("UTF-8");
+    let cover = format!("{path}=inside");
+    // Says what it finds at first, waits for the replacement, and looks until the cover is back.
+    let look = r#"cat "$1"; echo; read line; until [ "$(cat "$1")" = inside ]; do :; done; echo again"#;
+    let mut command = as_user(&["run", "--file", &cover, "--", "sh", "-c", look, "sh", path]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("start");
+    let mut reader = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("read");
+    assert_eq!(line, "inside\n");
+    // Gone for a moment, then another file.
+    std::fs::remove_file(&file).expect("remove");
+    std::fs::write(directory.path().join("new"), "changed").expect("write");
+    std::fs::rename(directory.path().join("new"), &file).expect("rename");
+    child.stdin.take().expect("piped").write_all(b"\n").expect("write");
+    line.clear();
+    reader.read_line(&mut line).expect("read");
+    assert_eq!(line, "again\n");
+    assert_eq!(finish(child).0, 0);
+    assert_eq!(std::fs::read_to_string(&file).expect("read"), "changed");
+}
+
+#[test]
 fn a_missing_file_to_cover_is_named() {
     let (code, _, err) = finish(as_user(&["run", "--file", "/no/such=x", "--", "true"]).spawn().expect("start"));
     assert_eq!(code, 70);
@@ -87,7 +116,7 @@ fn the_command_has_no_capabilities() {
     assert_eq!(run(&show).1, none);
     // As whoever runs the tests: root keeps none either.
     let mut own = std::process::Command::new(LAB);
-    own.args(["run", "--"]).args(show).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    own.args(["run", "--"]).args(show).stdout(Stdio::piped()).stderr(Stdio::piped());
     assert_eq!(finish(own.spawn().expect("start")).1, none);
 }
 
