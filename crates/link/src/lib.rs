@@ -6,11 +6,14 @@
 //!
 //! The format is decided in `docs/decisions/0001-wire.md`.
 
+#[cfg(feature = "shell")]
 pub mod endpoint;
 pub mod frame;
 pub mod mux;
+#[cfg(feature = "shell")]
 pub mod tls;
 
+#[cfg(feature = "shell")]
 pub use endpoint::{
     ControlStream, Endpoint, Flow, FlowEnd, FlowStream, Incoming, LinkEnd, LinkStats, Offer, Spliced, Stats,
 };
