@@ -26,6 +26,10 @@ impl Shell {
         std::fs::write(&script, format!("#!/bin/sh\nexec /mnt/sandbox-lab {how} -- \"$@\"\n")).expect("write");
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("mode");
         let pty = nix::pty::openpty(None, None).expect("a pseudo-terminal");
+        // A shell of another test that held it would keep this one's terminal from hanging up.
+        for end in [&pty.master, &pty.slave] {
+            rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).expect("close on exec");
+        }
         let path = format!("{}:/usr/bin:/bin", directory.path().display());
         let slave = || Stdio::from(pty.slave.try_clone().expect("clone"));
         let child = Command::new("setsid")
@@ -78,7 +82,15 @@ impl Shell {
     fn end(mut self) -> String {
         self.send("exit\n");
         self.child.wait().expect("the shell's end");
-        self.seen
+        std::mem::take(&mut self.seen)
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // Its jobs get SIGHUP, as their session's leader is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -94,15 +106,16 @@ fn both(dialogue: impl Fn(&mut Shell)) {
 #[test]
 fn a_command_is_stopped_continued_and_interrupted() {
     both(|shell| {
-        shell.send("r sh -c 'echo up; cat'\n");
-        shell.expect("up\r\n");
+        // One process, so that the shell asks again only when all of the job has stopped reading.
+        shell.send("r cat\n");
+        shell.expect("r cat\r\n");
         shell.send("one\n");
         shell.expect("one\r\none\r\n");
         shell.send("\x1a");
         shell.expect("PROMPT ");
         shell.line("jobs");
         shell.send("fg\n");
-        shell.expect("cat\"\r\n");
+        shell.expect("r cat\r\n");
         shell.send("two\n");
         shell.expect("two\r\ntwo\r\n");
         shell.send("\x03");
