@@ -65,7 +65,7 @@ impl Clients {
             // Debian's own, as every user of this machine may run it.
             "python" => format!("/usr/bin/python3 {SOURCES}/client.py"),
             "node" => format!("node {SOURCES}/client.js"),
-            "java" => format!("java -XX:TieredStopAtLevel=1 -cp {} Client", self.dir.display()),
+            "java" => format!("java -XX:TieredStopAtLevel=1 -XX:-UsePerfData -cp {} Client", self.dir.display()),
             "bash" => format!("bash {SOURCES}/client.bash"),
             "ruby" => format!("ruby {SOURCES}/client.rb"),
             name => built(name),

@@ -23,9 +23,14 @@ impl<'a> Run<'a> {
         Run { world, workload, flags: flags.map(str::to_owned).to_vec() }
     }
 
-    /// More flags.
+    /// More flags, each with its value; those that are set already are replaced.
     pub(crate) fn flags(mut self, flags: &[&str]) -> Run<'a> {
-        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        for pair in flags.chunks(2) {
+            if let Some(at) = self.flags.iter().position(|flag| flag == pair[0]) {
+                self.flags.drain(at..at + 2);
+            }
+            self.flags.extend(pair.iter().map(|word| (*word).to_owned()));
+        }
         self
     }
 

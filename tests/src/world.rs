@@ -28,6 +28,7 @@ pub(crate) struct World {
     stead: PathBuf,
     testapp: PathBuf,
     agent_image: String,
+    testapp_image: String,
 }
 
 impl World {
@@ -48,6 +49,7 @@ impl World {
             stead: variable("STEAD_BIN")?.into(),
             testapp: variable("STEAD_TESTAPP")?.into(),
             agent_image: variable("STEAD_AGENT_IMAGE")?,
+            testapp_image: image,
             lab,
         };
         within(READY_PATIENCE, || world.check_ready())?;
@@ -92,6 +94,10 @@ impl World {
 
     pub(crate) fn agent_image(&self) -> &str {
         &self.agent_image
+    }
+
+    pub(crate) fn testapp_image(&self) -> &str {
+        &self.testapp_image
     }
 
     /// A session's command line to be filled in.

@@ -18,8 +18,11 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-/// The unprivileged user of the testbed's developer machine.
-pub const USER: &str = "stead-dev";
+/// The unprivileged user of the testbed's developer machine, unless STEAD_TEST_USER names another: two runs beside each
+/// other must not be the same user, as the pictures show all of a user's processes and files.
+pub fn user_name() -> String {
+    std::env::var("STEAD_TEST_USER").unwrap_or_else(|_| "stead-dev".to_owned())
+}
 
 /// Where commands run: on the testbed's developer machine, through `xtask testbed exec`.
 #[derive(Clone, Debug)]
@@ -42,7 +45,7 @@ impl Lab {
 
     /// A command of the unprivileged user, with KUBECONFIG and its own devices.
     pub fn user<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
-        self.exec(&[&format!("--user={USER}")], argv)
+        self.exec(&[&format!("--user={}", user_name())], argv)
     }
 
     /// A command of root in the developer machine's network.

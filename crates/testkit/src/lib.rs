@@ -3,4 +3,5 @@
 
 pub mod app;
 pub mod lab;
+pub mod shop;
 pub mod snapshot;

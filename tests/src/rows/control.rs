@@ -26,7 +26,7 @@ fn status(world: &World) -> anyhow::Result<()> {
     ensure!(status["health"] == "healthy", "status says {status}");
     ensure!(status["links"].as_array().is_some_and(|links| links.iter().all(|l| l["up"] == true)), "links: {status}");
     let listed: Value = serde_json::from_slice(&ask(world, &["list", "-o", "json"])?.stdout)?;
-    ensure!(listed[0]["workload"] == "deployment/web" && listed[0]["kind"] == "observe", "list says {listed}");
+    ensure!(listed[0]["workload"] == "deploy/web" && listed[0]["kind"] == "observe", "list says {listed}");
     let text = String::from_utf8(ask(world, &["status"])?.stdout)?;
     ensure!(text.contains(pod), "the text names the pod: {text}");
     Ok(())

@@ -37,22 +37,17 @@ fn kill_a_session(world: &World, flags: &[&str]) -> anyhow::Result<()> {
     shell.ok(&format!("{testapp} measure --mode s --addr {one}:9000 -t 60 >/dev/null & true"))?;
     shell.ok(&format!("{testapp} measure --mode d --addr {one}:9000 -t 60 >/dev/null & true"))?;
     let uid = world.camera().account().uid;
-    let tree = processes_of(uid);
-    for number in 1001..=1004 {
-        ensure!(tree.contains(&format!("sleep {number}")), "the command's tree lacks sleep {number}: {tree}");
-    }
+    until("the command's tree is not whole", Duration::from_secs(5), || {
+        let tree = processes_of(uid);
+        (1001..=1004).all(|number| tree.contains(&format!("sleep {number}"))) && tree.matches(" measure ").count() == 2
+    })?;
     kill(Pid::from_raw(i32::try_from(shell.pid())?), Signal::SIGKILL)?;
     shell.wait(AT_ONCE)?;
     until("processes of the user are left", AT_ONCE, || processes_of(uid).is_empty()).with_context(|| processes_of(uid))
 }
 
 fn ended_without_parking(world: &World) -> anyhow::Result<()> {
-    let out = world.run("deploy/nginx").flags(&["--no-park"]).flags(&[]).stdout(&["echo", "done"]);
-    // --no-park and --park exclude each other; the fixture's own flags name --park.
-    let out = match out {
-        Ok(out) => out,
-        Err(_) => world.run("deploy/nginx").flags(&["--park", "0s"]).stdout(&["echo", "done"])?,
-    };
+    let out = world.run("deploy/nginx").flags(&["--park", "0s"]).stdout(&["echo", "done"])?;
     ensure!(out == "done\n", "it said {out:?}");
     Ok(())
 }

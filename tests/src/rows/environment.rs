@@ -56,7 +56,7 @@ fn steering(world: &World) -> anyhow::Result<()> {
         ensure!(!value.contains("hostile"), "{name} is the pod's: {value}");
     }
     let account = world.camera().account();
-    check(&env, &[("HOME", &account.home.display().to_string()), ("USER", testkit::lab::USER)])?;
+    check(&env, &[("HOME", &account.home.display().to_string()), ("USER", &testkit::lab::user_name())])?;
     ensure!(env["PATH"].as_str().is_some_and(|path| path.contains("/usr/bin")), "PATH is not the machine's");
     Ok(())
 }

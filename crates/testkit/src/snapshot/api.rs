@@ -56,14 +56,15 @@ fn put(resource: &str, mut object: Value, parked: Parked, picture: &mut Picture)
     picture.put(format!("object {resource} {}{name}", namespace.unwrap_or_default()), text);
 }
 
-/// Design 2.1: the entry of a finished ephemeral container stays until the pod goes, and an agent may be parked.
+/// Design 2.1: the entry of a finished ephemeral container stays until the pod goes, and an agent may be parked. An entry
+/// whose image cannot be pulled never runs and cannot be removed either.
 fn without_agents(pod: &mut Value, parked: Parked) {
     let is_agent = |entry: &Value| entry["name"].as_str().is_some_and(|name| name.starts_with(AGENT));
     let running: Vec<String> = pod["status"]["ephemeralContainerStatuses"]
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|status| is_agent(status) && status["state"]["terminated"].is_null())
+        .filter(|status| is_agent(status) && !status["state"]["running"].is_null())
         .filter_map(|status| Some(status["name"].as_str()?.to_owned()))
         .collect();
     for path in ["/spec/ephemeralContainers", "/status/ephemeralContainerStatuses"] {

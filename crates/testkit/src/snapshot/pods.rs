@@ -20,7 +20,7 @@ pub(super) fn take(pods: &[Value], parked: Parked, picture: &mut Picture) -> any
         picture.put(format!("processes in {place}"), processes(&container));
         picture.put(format!("mounts in {place}"), mounts(first));
         if !is_agent {
-            picture.put(format!("network of {}", container.pod), network(first)?);
+            picture.put(format!("network of {}", container.pod), network(first, parked)?);
         }
     }
     Ok(())
@@ -51,10 +51,16 @@ fn mounts(pid: u32) -> String {
     lines.join("\n")
 }
 
-/// The rule set, links and routes of a pod's network, and who listens. An agent's own port goes with the agent.
-fn network(pid: u32) -> anyhow::Result<String> {
-    let script = "nft list ruleset; ip -o link | sed 's/ qlen.*//'; ip route show table all; \
-                  ip -6 route show table all | sed 's/ expires [^ ]*//'; ss -Hltun | awk '{print \"listens \" $1, $5}' | sort";
-    let pid = pid.to_string();
-    checked(Command::new("nsenter").args(["--net", "--target", &pid, "sh", "-c", script]))
+const NETWORK: &str = r#"
+nft list ruleset; ip -o link | sed 's/ qlen.*//'
+ip route show table all; ip -6 route show table all | sed 's/ expires [^ ]*//'
+ss -Hltunp | awk '{print "listens", $1, $5, $7}' | sed 's/,pid=[0-9]*,fd=[0-9]*//g' | sort
+"#;
+
+/// The rule set, links and routes of a pod's network, and who listens. A parked agent's port goes with the agent.
+fn network(pid: u32, parked: Parked) -> anyhow::Result<String> {
+    let text = checked(Command::new("nsenter").args(["--net", "--target", &pid.to_string(), "sh", "-c", NETWORK]))?;
+    let is_parked =
+        |line: &str| parked == Parked::Allowed && line.starts_with("listens") && line.contains("stead-agent");
+    Ok(text.lines().filter(|line| !is_parked(line)).collect::<Vec<_>>().join("\n"))
 }
