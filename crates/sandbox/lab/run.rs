@@ -18,7 +18,7 @@ use crate::Outcome;
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     let (options, argv) = split(arguments)?;
     let start = Instant::now();
-    let prepared = sandbox::prepare()?;
+    let prepared = sandbox::prepare(&[])?;
     let forked = start.elapsed();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let status = runtime.block_on(async {

@@ -25,6 +25,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,8 +77,9 @@ pub struct Prepared {
 
 /// Forks the guard, which makes the namespaces meanwhile; whether it could is told by `start`.
 ///
+/// `leftovers` are files that the guard removes when the client is gone, in whatever way: what no namespace takes away.
 /// The process must have one thread still: call it before the runtime is made.
-pub fn prepare() -> Result<Prepared, Error> {
+pub fn prepare(leftovers: &[PathBuf]) -> Result<Prepared, Error> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
         return Err(Error::Threads(threads));
@@ -92,6 +94,9 @@ pub fn prepare() -> Result<Prepared, Error> {
             drop(ours);
             // A panic must not unwind into a second life of the client's main function.
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| guard::run(theirs, client)));
+            for file in leftovers {
+                let _ = std::fs::remove_file(file);
+            }
             sys::exit_now(i32::from(ended.is_err()))
         }
     }

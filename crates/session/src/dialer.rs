@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -29,16 +29,18 @@ pub(crate) struct Dialer {
     pub(crate) counters: Arc<Counters>,
 }
 
-impl Dialer {
-    /// The pod's DNS answered with this address.
-    pub(crate) fn learn(router: &RwLock<Router>, address: std::net::IpAddr, ttl: Duration) {
-        router.write().unwrap_or_else(std::sync::PoisonError::into_inner).learn(address, ttl, Instant::now());
-    }
+/// A panic elsewhere leaves the table whole: each change of it is one insertion.
+pub(crate) fn read(router: &RwLock<Router>) -> RwLockReadGuard<'_, Router> {
+    router.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn write(router: &RwLock<Router>) -> RwLockWriteGuard<'_, Router> {
+    router.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl sandbox::Dialer for Dialer {
     fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Connected, DialError>> {
-        let side = self.router.read().unwrap_or_else(std::sync::PoisonError::into_inner).side(to.ip(), Instant::now());
+        let side = read(&self.router).side(to.ip(), Instant::now());
         tracing::trace!(%from, %to, ?side, "dial");
         let (endpoint, counters) = (self.endpoint.clone(), self.counters.clone());
         Box::pin(async move {

@@ -40,7 +40,6 @@ use status::{Attachment, Flows, Link, Status};
 use upstream::{MachineResolver, PodResolver};
 
 pub use error::Error;
-pub use running::exit_code;
 
 /// A session that ends tells its agent and waits this long for the word to be taken; the lease does the rest.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -79,7 +78,12 @@ pub fn new_id() -> SessionId {
     SessionId(rand::random())
 }
 
-/// Runs one session: attaches, links, runs the command in `sandbox`, and leaves.
+/// What of a session must not stay on this machine when the client is killed; `sandbox::prepare` sees to it.
+pub fn leftovers(id: SessionId) -> Vec<PathBuf> {
+    vec![socket::Folder::of_this_user().socket(&id.to_string())]
+}
+
+/// Runs one session: makes the sandbox, attaches, links, runs the command, and leaves.
 ///
 /// Returns the command's status. Until the command runs, SIGINT, SIGTERM and SIGHUP end the session.
 pub async fn run(
@@ -89,13 +93,38 @@ pub async fn run(
     voice: &dyn Voice,
 ) -> Result<ExitStatus, Error> {
     let mut interrupted = std::pin::pin!(interrupted());
+    let traffic = Traffic::new();
+    // First, since a machine that forbids it is to be told before anything in the cluster is touched.
+    let mut sandbox = sandbox.start(Arc::new(traffic.dialer()))?;
     let session = tokio::select! {
-        started = Session::start(id, options, voice) => started?,
+        started = Session::start(id, traffic, options, voice) => started?,
         signal = &mut interrupted => return Err(Error::Interrupted(signal)),
     };
-    let ended = session.run_command(sandbox, options, interrupted, voice).await;
-    session.leave().await;
+    let ended = session.run_command(&mut sandbox, options, interrupted, voice).await;
+    // The kernel takes its time (15-40 ms) to take the device away.
+    let gone = tokio::task::spawn_blocking(move || drop(sandbox));
+    let _ = tokio::join!(session.leave(), gone);
     ended
+}
+
+/// The command's connections, wherever they go.
+struct Traffic {
+    endpoint: link::Endpoint,
+    router: Arc<RwLock<Router>>,
+    counters: Arc<Counters>,
+}
+
+impl Traffic {
+    fn new() -> Self {
+        // The agent opens no flows yet: what it offers is refused.
+        let (endpoint, _incoming) = link::Endpoint::new(link::Role::Client, link::Config::default());
+        let router = Router::new(machine::on_link());
+        Traffic { endpoint, router: Arc::new(RwLock::new(router)), counters: Arc::default() }
+    }
+
+    fn dialer(&self) -> Dialer {
+        Dialer { endpoint: self.endpoint.clone(), router: self.router.clone(), counters: self.counters.clone() }
+    }
 }
 
 async fn interrupted() -> i32 {
@@ -117,19 +146,17 @@ async fn interrupted() -> i32 {
 struct Session {
     id: SessionId,
     since: Instant,
-    attached: Attachedness,
+    attached: Names,
     description: Description,
-    endpoint: link::Endpoint,
+    traffic: Traffic,
     links: Links,
     asker: Arc<Asker>,
-    router: Arc<RwLock<Router>>,
-    counters: Arc<Counters>,
     /// The control flow; aborted with the session.
     _tasks: JoinSet<()>,
 }
 
 /// Names of what the session is attached to, for `status` and the command's environment.
-struct Attachedness {
+struct Names {
     context: String,
     namespace: String,
     workload: String,
@@ -139,12 +166,12 @@ struct Attachedness {
 }
 
 impl Session {
-    async fn start(id: SessionId, options: &Options, voice: &dyn Voice) -> Result<Session, Error> {
+    async fn start(id: SessionId, traffic: Traffic, options: &Options, voice: &dyn Voice) -> Result<Session, Error> {
         let Attached { cluster, workload, target, agent, admitted, identity, ranges } =
             attaching::attach(id, options, voice).await?;
         voice.step(&format!("opening {} links to pod {}", options.links, target.pod));
-        let (endpoint, _incoming) = link::Endpoint::new(link::Role::Client, link::Config::default());
-        let names = Attachedness {
+        dialer::write(&traffic.router).know(all_ranges(&ranges));
+        let names = Names {
             context: cluster.context().to_owned(),
             namespace: cluster.namespace().to_owned(),
             workload: workload.to_string(),
@@ -152,13 +179,14 @@ impl Session {
             container: target.container.clone(),
             agent: agent.name.clone(),
         };
-        let dial = Dial { cluster, pod: target.pod, id, admitted, identity, endpoint: endpoint.clone() };
+        let endpoint = traffic.endpoint.clone();
+        let dial = Dial { cluster, pod: target.pod, id, admitted, identity, endpoint };
         let links = Links::start(dial, options.links).await?;
         let (asker, questions) = Asker::new();
         let asker = Arc::new(asker);
         let mut tasks = JoinSet::new();
         tasks.spawn({
-            let (asker, control) = (asker.clone(), endpoint.control());
+            let (asker, control) = (asker.clone(), traffic.endpoint.control());
             async move {
                 if let Err(error) = asker.run(questions, control).await {
                     tracing::debug!(%error, "control flow ended");
@@ -167,31 +195,17 @@ impl Session {
         });
         voice.step(&format!("reading the environment of container {}", names.container));
         let description = describe(&asker, &target.container_id, &names.pod).await?;
-        Ok(Session {
-            id,
-            since: Instant::now(),
-            attached: names,
-            description,
-            endpoint,
-            links,
-            asker,
-            router: Arc::new(RwLock::new(Router::new(all_ranges(&ranges), machine::on_link()))),
-            counters: Arc::default(),
-            _tasks: tasks,
-        })
+        Ok(Session { id, since: Instant::now(), attached: names, description, traffic, links, asker, _tasks: tasks })
     }
 
     async fn run_command(
         &self,
-        sandbox: sandbox::Prepared,
+        sandbox: &mut sandbox::Sandbox,
         options: &Options,
         interrupted: std::pin::Pin<&mut impl Future<Output = i32>>,
         voice: &dyn Voice,
     ) -> Result<ExitStatus, Error> {
         voice.step("starting the command");
-        let dialer =
-            Dialer { endpoint: self.endpoint.clone(), router: self.router.clone(), counters: self.counters.clone() };
-        let mut sandbox = sandbox.start(Arc::new(dialer))?;
         let (udp, tcp) = sandbox.dns().expect("taken once, from a sandbox just started");
         let resolver = self.serve_names(udp, tcp);
         let (asked_tx, asked) = mpsc::channel(16);
@@ -215,8 +229,8 @@ impl Session {
     }
 
     fn serve_names(&self, udp: UdpSocket, tcp: TcpListener) -> impl Future<Output = ()> + use<> {
-        let router = self.router.clone();
-        let ranges = router.read().unwrap_or_else(std::sync::PoisonError::into_inner).cluster_ranges().to_vec();
+        let router = self.traffic.router.clone();
+        let ranges = dialer::read(&router).cluster_ranges().to_vec();
         let policy = dns::Policy::from_pod(&self.description.resolv_conf, ranges);
         dns::serve(
             udp,
@@ -224,7 +238,7 @@ impl Session {
             policy,
             Arc::new(PodResolver(self.asker.clone())),
             Arc::new(MachineResolver::from_resolv_conf()),
-            move |address, ttl| Dialer::learn(&router, address, ttl),
+            move |address, ttl| dialer::write(&router).learn(address, ttl, Instant::now()),
         )
     }
 
@@ -251,7 +265,7 @@ impl Session {
     }
 
     fn status(&self, command: &[String], command_pid: u32) -> Status {
-        let stats = self.endpoint.stats();
+        let stats = self.traffic.endpoint.stats();
         let states = self.links.states.borrow();
         let links: Vec<Link> = states
             .iter()
@@ -293,9 +307,9 @@ impl Session {
             links,
             flows: Flows {
                 open: stats.flows as u64,
-                opened: self.counters.opened.load(Ordering::Relaxed),
-                refused: self.counters.refused.load(Ordering::Relaxed),
-                by_machine: self.counters.by_machine.load(Ordering::Relaxed),
+                opened: self.traffic.counters.opened.load(Ordering::Relaxed),
+                refused: self.traffic.counters.refused.load(Ordering::Relaxed),
+                by_machine: self.traffic.counters.by_machine.load(Ordering::Relaxed),
             },
         }
     }
@@ -306,7 +320,7 @@ impl Session {
         if self.links.states.borrow().values().any(|s| s.up) {
             let _ = tokio::time::timeout(FAREWELL, farewell).await;
         }
-        self.endpoint.close(link::Reset::Aborted);
+        self.traffic.endpoint.close(link::Reset::Aborted);
     }
 }
 

@@ -37,9 +37,14 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// `cluster` are the Service and pod ranges as far as known; `on_link` the networks this machine is attached to.
-    pub(crate) fn new(cluster: Vec<IpNet>, on_link: Vec<IpNet>) -> Self {
-        Router { cluster, on_link, learned: HashMap::new() }
+    /// `on_link` are the networks this machine is attached to.
+    pub(crate) fn new(on_link: Vec<IpNet>) -> Self {
+        Router { cluster: Vec::new(), on_link, learned: HashMap::new() }
+    }
+
+    /// The Service and pod ranges, as far as they can be known.
+    pub(crate) fn know(&mut self, cluster: Vec<IpNet>) {
+        self.cluster = cluster;
     }
 
     /// The pod's DNS answered with `address`, valid for `ttl` from `now`.
@@ -87,7 +92,9 @@ mod tests {
 
     fn router() -> Router {
         let nets = |list: &[&str]| list.iter().map(|n| n.parse().expect("a literal")).collect();
-        Router::new(nets(&["10.96.0.0/16", "fd00:96::/112"]), nets(&["192.168.1.0/24", "10.0.0.0/8"]))
+        let mut router = Router::new(nets(&["192.168.1.0/24", "10.0.0.0/8"]));
+        router.know(nets(&["10.96.0.0/16", "fd00:96::/112"]));
+        router
     }
 
     fn side(to: &str) -> Side {

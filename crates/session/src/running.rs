@@ -1,6 +1,5 @@
 //! Third state: the command runs, its traffic flows, questions on the control socket are answered.
 
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -114,10 +113,4 @@ fn say_links(states: &LinkStates, lost_since: &mut Option<Instant>, voice: &dyn 
         }
         (false, Some(_)) | (true, None) => {}
     }
-}
-
-/// The exit code a shell would report: the command's own, or 128 and the signal that ended it.
-pub fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
-    u8::try_from(code).unwrap_or(u8::MAX)
 }

@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,12 +89,12 @@ impl From<ClusterArgs> for cluster::ConnectOptions {
 pub(crate) fn run(args: Args) -> ExitCode {
     let format = args.output.output;
     match start(args) {
-        Ok(code) => code,
+        Ok(never) => match never {},
         Err(failure) => failure.show(format),
     }
 }
 
-fn start(args: Args) -> Result<ExitCode, Failure> {
+fn start(args: Args) -> Result<Infallible, Failure> {
     let options = Options {
         connect: args.cluster.into(),
         workload: args.workload,
@@ -106,7 +107,7 @@ fn start(args: Args) -> Result<ExitCode, Failure> {
     };
     let id = session::new_id();
     // Before any thread exists: the sandbox's guard is forked from this process.
-    let sandbox = sandbox::prepare()?;
+    let sandbox = sandbox::prepare(&session::leftovers(id))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -122,7 +123,7 @@ fn start(args: Args) -> Result<ExitCode, Failure> {
     voice.finish();
     // Nothing that is still dialled or looked up matters any more.
     runtime.shutdown_background();
-    Ok(ExitCode::from(session::exit_code(ended?)))
+    sandbox::end_like(ended?)
 }
 
 /// `500ms`, `60s`, `10m`, `1h`.
