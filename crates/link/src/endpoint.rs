@@ -9,6 +9,7 @@
 //! - one vectored write carries what many flows have to say.
 
 mod pipe;
+mod pool;
 mod reader;
 mod splice;
 mod stream;
@@ -32,6 +33,7 @@ pub use splice::{FlowEnd, Spliced};
 pub use stream::FlowStream;
 
 use pipe::Pipe;
+use pool::Pool;
 
 /// The control flow as a byte stream.
 pub type ControlStream = FlowStream;
@@ -111,7 +113,12 @@ impl Endpoint {
         let mut core =
             Core { mux: Mux::new(role, config), flows: HashMap::new(), links: Vec::new(), offers: Some(sender) };
         core.flows.insert(FlowId::CONTROL, Attached::default());
-        let shared = Arc::new(Shared { core: Mutex::new(core), started: Instant::now(), live: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            core: Mutex::new(core),
+            started: Instant::now(),
+            live: watch::Sender::new(0),
+            pool: Arc::default(),
+        });
         let incoming = Incoming { offers, shared: Arc::downgrade(&shared) };
         (Endpoint { shared }, incoming)
     }
@@ -267,6 +274,8 @@ struct Shared {
     core: Mutex<Core>,
     started: Instant,
     live: watch::Sender<usize>,
+    /// Lives as long as the session, not the process: a parked agent keeps nothing.
+    pool: Arc<Pool>,
 }
 
 /// What the mutex guards.

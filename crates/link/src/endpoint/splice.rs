@@ -1,13 +1,11 @@
 //! A flow joined to a kernel TCP socket. This is where bulk data passes.
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
 use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 
@@ -15,14 +13,6 @@ use crate::frame::Reset;
 use crate::mux::Phase;
 
 use super::{Flow, Side};
-
-/// Most bytes read from a socket at once.
-const READ: usize = 256 << 10;
-/// What reads are cut from, and what must be left of it for another read.
-const CHUNK: usize = 512 << 10;
-const WORTHWHILE: usize = 64 << 10;
-/// Reads up to this size are copied, so that a few bytes kept for a slow peer do not keep a whole chunk.
-const SMALL: usize = 4 << 10;
 
 /// How a spliced flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +66,7 @@ impl Splice {
                 self.fail(&error);
                 return Poll::Pending;
             }
-            match read(&self.socket, room.min(READ)) {
+            match shared.pool.read(&self.socket, room) {
                 Ok(bytes) if bytes.is_empty() => {
                     self.read_ended = true;
                     shared.with(|core, _| core.mux.finish(id));
@@ -174,24 +164,6 @@ impl Drop for Splice {
             tracing::debug!(flow = self.flow.id.0, %error, "socket could not be reset");
         }
     }
-}
-
-fn read(socket: &TcpStream, max: usize) -> io::Result<Bytes> {
-    thread_local! {
-        static CHUNKS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    }
-    CHUNKS.with_borrow_mut(|chunk| {
-        if chunk.capacity() < WORTHWHILE {
-            *chunk = BytesMut::with_capacity(CHUNK);
-        }
-        let len = socket.try_read_buf(&mut chunk.limit(max))?;
-        if len > SMALL {
-            return Ok(chunk.split().freeze());
-        }
-        let bytes = Bytes::copy_from_slice(chunk);
-        chunk.clear();
-        Ok(bytes)
-    })
 }
 
 fn write(socket: &TcpStream, data: &[u8]) -> (usize, io::Result<()>) {
