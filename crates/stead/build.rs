@@ -10,6 +10,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 fn main() {
+    // A position-independent program of this size has 31,000 relocations; packed, they take 20 KB instead of 740.
+    println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     println!("cargo::rerun-if-env-changed=STEAD_AGENT_BINARY");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("stead-agent.gz");
     match std::env::var_os("STEAD_AGENT_BINARY") {
