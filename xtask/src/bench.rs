@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Only the 20 ms path
     #[arg(long)]
     wan: bool,
-    /// How many rounds (default: 15, 5 with --smoke)
+    /// How many rounds (default: 15, 3 with --smoke)
     #[arg(long)]
     rounds: Option<usize>,
     /// Where the raw figures go (default: docs/benchmarks/DATE.json with the page beside it; nowhere with --smoke)
@@ -54,8 +54,8 @@ impl Plan {
     fn of(args: &Args) -> Plan {
         let rounds = args.rounds;
         if args.smoke {
-            let rounds = rounds.unwrap_or(5);
-            return Plan { smoke: true, rounds, seconds: 0.6, wan_rounds: 3, wan_seconds: 2.0, starts: 5 };
+            let rounds = rounds.unwrap_or(3);
+            return Plan { smoke: true, rounds, seconds: 0.6, wan_rounds: 2, wan_seconds: 2.0, starts: 3 };
         }
         let rounds = rounds.unwrap_or(15);
         Plan { smoke: false, rounds, seconds: 1.5, wan_rounds: rounds.min(7), wan_seconds: 5.0, starts: 11 }

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ensure!(stage.stead(&["sh", "-c", "echo \"$GREETING, $CURRENCY\"; id -un; uname -n"])?, "the command failed");
 
     say("The network is truthful: a port where nobody listens refuses");
-    stage.stead(&["curl", "-sS", "http://db:9/"])?;
+    stage.stead(&["curl", "-sS", "--max-time", "9", "http://db:9555/"])?;
 
     say("An exit code is the command's own");
     stage.stead(&["sh", "-c", "exit 42"])?;

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{cargo, release_dir};
+use crate::cache;
+use crate::cargo::{cargo, release_dir, target_dir};
 
 /// Release builds that are there.
 #[derive(Debug, Clone)]
@@ -23,8 +24,16 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// A folder of binaries to take instead of building them: another release's, or those of before a change.
+fn elsewhere() -> Option<PathBuf> {
+    std::env::var_os("STEAD_DIST").map(PathBuf::from)
+}
+
 /// The agent first, then the client with the agent inside. Quick when nothing changed.
 pub(crate) fn build() -> Result<Dist> {
+    if let Some(dir) = elsewhere() {
+        return Ok(Dist { stead: dir.join("stead"), agent: dir.join("stead-agent") });
+    }
     let dir = release_dir()?;
     let dist = Dist { stead: dir.join("stead"), agent: dir.join("stead-agent") };
     succeed(&mut cargo(&["build", "--release", "--quiet", "--package", "stead-agent"]))?;
@@ -38,8 +47,20 @@ pub(crate) fn build() -> Result<Dist> {
 
 /// Builds a release program of the tests; its path.
 pub(crate) fn program(package: &str, name: &str) -> Result<PathBuf> {
+    if let Some(dir) = elsewhere() {
+        return Ok(dir.join(name));
+    }
     succeed(&mut cargo(&["build", "--release", "--quiet", "--package", package, "--bin", name]))?;
     Ok(release_dir()?.join(name))
+}
+
+/// Builds a static Go program of the tests, from its folder in tests/clients; its path.
+pub(crate) fn go_program(name: &str) -> Result<PathBuf> {
+    let program = target_dir()?.join("clients").join(name);
+    let mut build = Command::new("go");
+    build.current_dir(cache::checkout().join("tests/clients").join(name)).env("CGO_ENABLED", "0");
+    succeed(build.args(["build", "-o"]).arg(&program).arg("."))?;
+    Ok(program)
 }
 
 pub(crate) fn megabytes(file: &Path) -> Result<f64> {

@@ -24,6 +24,7 @@ spec:
   nodeSelector: {kubernetes.io/hostname: node1}
   containers:
   - {name: server, image: $TESTAPP, imagePullPolicy: Never, args: [serve]}
+  - {name: gohttp, image: $GOHTTP, imagePullPolicy: Never, args: [serve, ':9005']}
 ---
 apiVersion: v1
 kind: Pod
@@ -34,6 +35,7 @@ spec:
   containers:
   - {name: web, image: $TESTAPP, imagePullPolicy: Never, args: [serve]}
   - {name: pipe, image: $TESTPIPE, imagePullPolicy: Never, args: [agent]}
+  - {name: gohttp, image: $GOHTTP, imagePullPolicy: Never, args: [serve, ':9005']}
 ";
 
 /// The namespace while it is there.
@@ -44,14 +46,18 @@ pub(crate) struct Place {
     /// Of the raw pipe's agent, in hex.
     pub(crate) pin: String,
     pub(crate) testpipe: std::path::PathBuf,
+    pub(crate) gohttp: std::path::PathBuf,
 }
 
 impl Place {
     pub(crate) fn make(arena: &Arena) -> Result<Place> {
         let testpipe = dist::program("cluster-tests", "testpipe")?;
-        let image = arena.load_program("testpipe", &testpipe)?;
+        let gohttp = dist::go_program("gohttp")?;
+        let pipe_image = arena.load_program("testpipe", &testpipe)?;
+        let gohttp_image = arena.load_program("gohttp", &gohttp)?;
         let file = tempfile::Builder::new().suffix(".yaml").tempfile()?;
-        let manifest = MANIFEST.replace("$TESTAPP", &arena.testapp_image).replace("$TESTPIPE", &image);
+        let manifest = MANIFEST.replace("$TESTAPP", &arena.testapp_image);
+        let manifest = manifest.replace("$TESTPIPE", &pipe_image).replace("$GOHTTP", &gohttp_image);
         std::fs::write(file.path(), manifest)?;
         let lab = arena.lab().clone();
         lab.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"])?;
@@ -60,7 +66,7 @@ impl Place {
         within(Duration::from_secs(60), || lab.kubectl(&ready))?;
         let ip = lab.kubectl(&["get", "pod", "-n", NAMESPACE, "server", "-o", "jsonpath={.status.podIP}"])?;
         let pin = lab.kubectl(&["logs", "-n", NAMESPACE, "web", "-c", "pipe"])?.trim().to_owned();
-        Ok(Place { server: ip.trim().parse().context("the server has no address")?, pin, testpipe, lab })
+        Ok(Place { server: ip.trim().parse().context("the server has no address")?, pin, testpipe, gohttp, lab })
     }
 }
 

@@ -44,6 +44,7 @@ const SERVER: [u16; 2] = [9000, 9001];
 pub(crate) struct Paths {
     lab: Lab,
     testapp: String,
+    gohttp: String,
     server: std::net::IpAddr,
     session: Shell,
     helpers: Vec<Helper>,
@@ -65,11 +66,12 @@ impl Paths {
             FORWARD.iter().zip(SERVER).map(|(local, remote)| format!("{local}:{remote}")).collect();
         let words = ["kubectl", "port-forward", "-n", NAMESPACE, "pod/server", &pairs[0], &pairs[1]];
         helpers.push(Helper::start(lab.user(words))?);
-        let session = Shell::start(stead(arena, &["--park", "60s"], &["sh"])).context("no session")?;
+        let session = Shell::start(stead(arena, &["--park", "1s"], &["sh"])).context("no session")?;
         let testapp = arena.testapp.display().to_string();
         let processes =
             Processes::find(&lab, session.pid(), helpers[2].0.id(), [helpers[0].0.id(), helpers[1].0.id()])?;
-        let mut paths = Paths { lab, testapp, server: place.server, session, helpers, processes };
+        let gohttp = place.gohttp.display().to_string();
+        let mut paths = Paths { lab, testapp, gohttp, server: place.server, session, helpers, processes };
         for path in [Path::Pod, Path::Raw, Path::Forward, Path::Stead] {
             within(Duration::from_secs(20), || paths.measure(path, "--mode c -t 0.05"))?;
         }
@@ -96,6 +98,19 @@ impl Paths {
         };
         let text = text.with_context(|| format!("{} over {}", what, path.name()))?;
         serde_json::from_str(&text).with_context(|| format!("{} over {} gave no figures", what, path.name()))
+    }
+
+    /// Go's HTTP against Go's HTTP, `load` being its arguments behind the address.
+    pub(crate) fn go_http(&mut self, path: Path, load: &str) -> Result<Report> {
+        let line = format!("load {}:9005 {load}", self.server);
+        let words: Vec<&str> = line.split(' ').collect();
+        let text = if path == Path::Pod {
+            let head = ["kubectl", "exec", "-n", NAMESPACE, "web", "-c", "gohttp", "--", "/gohttp"];
+            checked(&mut self.lab.root([&head[..], &words].concat()))?
+        } else {
+            self.session.ok(&format!("{} {line}", self.gohttp))?
+        };
+        serde_json::from_str(&text).with_context(|| format!("Go's HTTP over {} gave no figures", path.name()))
     }
 
     pub(crate) fn lab(&self) -> &Lab {

@@ -2,20 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testkit::lab::Lab;
+use testkit::lab::{Lab, containers, until, within};
+use testkit::snapshot::AGENT;
 
+use crate::bench::manifest::NAMESPACE;
 use crate::bench::paths::Path;
 
 /// Clock ticks a second in /proc/PID/stat; 100 on every Linux that we run on.
 const TICKS: f64 = 100.0;
 
+/// CPU seconds of all processes together between two looks (50 ms apart) that count as rest; the clock has 10 ms.
+const QUIET: f64 = 0.04;
+/// How long the idle cluster is watched.
+const IDLE: Duration = Duration::from_secs(3);
+
 /// Process ids by role. A path's own come first, then the cluster's, which all paths share.
 pub(crate) struct Processes {
     by_path: BTreeMap<Path, Vec<(&'static str, Vec<u32>)>>,
     cluster: Vec<(&'static str, Vec<u32>)>,
+    /// CPU seconds a second of the cluster's processes when nothing is carried.
+    idle: Cpu,
 }
 
 /// CPU seconds by role.
@@ -31,9 +41,11 @@ impl Processes {
         };
         let mut client = vec![session];
         client.extend(descendants_called(session, "stead"));
-        let agent = called("stead-agent");
+        // The API shows a container a moment after it runs.
+        let agent =
+            within(Duration::from_secs(10), || Some(agents(lab)?).filter(|a| !a.is_empty()).context("no agent runs"))?;
         let pipe: Vec<u32> = called("testpipe").into_iter().filter(|pid| !relays.contains(pid)).collect();
-        anyhow::ensure!(!agent.is_empty() && !pipe.is_empty(), "no agent runs");
+        ensure!(!pipe.is_empty(), "no raw pipe runs");
         let by_path = BTreeMap::from([
             (Path::Stead, vec![("client", client), ("agent", agent)]),
             (Path::Raw, vec![("client", relays.to_vec()), ("agent", pipe)]),
@@ -44,7 +56,45 @@ impl Processes {
             ("kubelet", component("kubelet")),
             ("containerd", component("containerd")),
         ];
-        Ok(Processes { by_path, cluster })
+        let mut processes = Processes { by_path, cluster, idle: Cpu::new() };
+        processes.idle = processes.at_rest()?;
+        Ok(processes)
+    }
+
+    fn at_rest(&self) -> Result<Cpu> {
+        self.settle()?;
+        let (before, started) = (self.cpu(Path::Plain), Instant::now());
+        until("time does not pass", IDLE * 2, || started.elapsed() >= IDLE)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let spent = |(role, now): (_, f64)| (role, (now - before.get(role).copied().unwrap_or(0.0)) / seconds);
+        Ok(self.cpu(Path::Plain).into_iter().map(spent).collect())
+    }
+
+    /// Waits until what the last measurement left in buffers is gone: a closed port-forward goes on for a second.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let all = || self.by_path.keys().flat_map(|path| self.cpu(*path).into_values()).sum::<f64>();
+        let (mut last, mut quiet) = (0.0, 0);
+        within(Duration::from_secs(10), || {
+            let now = all();
+            let spent = now - std::mem::replace(&mut last, now);
+            quiet = if spent <= QUIET { quiet + 1 } else { 0 };
+            ensure!(quiet >= 3, "the cluster does not come to rest: {spent:.2} s of CPU time in one look");
+            Ok(())
+        })
+        .or_else(|error| {
+            // A machine that others use is never quiet; the rounds' medians have to do then.
+            eprintln!("{error:#}");
+            Ok(())
+        })
+    }
+
+    /// What a path's processes spent between two looks, without what they spend anyway.
+    pub(crate) fn spent(&self, before: &Cpu, after: Cpu, seconds: f64) -> Cpu {
+        let net = |(role, now): (&'static str, f64)| {
+            let idle = self.idle.get(role).copied().unwrap_or(0.0) * seconds;
+            (role, (now - before.get(role).copied().unwrap_or(0.0) - idle).max(0.0))
+        };
+        after.into_iter().map(net).collect()
     }
 
     /// CPU seconds so far of everything that a path uses.
@@ -61,8 +111,16 @@ fn seconds(pid: u32) -> f64 {
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
 }
 
+/// The running agents in the benchmark's pods; other namespaces may have their own.
+pub(crate) fn agents(lab: &Lab) -> Result<Vec<u32>> {
+    let pods = lab.kubectl_json(&["get", "pods", "-n", NAMESPACE])?;
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let agents = containers(&pods).into_iter().filter(|container| container.name.starts_with(AGENT));
+    Ok(agents.flat_map(|container| container.pids).collect())
+}
+
 /// Processes by their `comm`.
-pub(crate) fn called(name: &str) -> Vec<u32> {
+fn called(name: &str) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)).collect()

@@ -1,5 +1,7 @@
 //! The rounds: every measurement over every path, one after another, again and again.
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use crate::bench::Plan;
@@ -11,7 +13,10 @@ use Path::{Forward, Plain, Pod, Raw, Stead};
 /// Name, flags, and the paths it is taken over; in a short run the second list.
 type Measurement = (&'static str, &'static str, &'static [Path], &'static [Path]);
 
-const NEAR: [Measurement; 8] = [
+/// Stands where others have their flags.
+const GO_HTTP: &str = "go http";
+
+const NEAR: [Measurement; 9] = [
     ("down", "--mode s", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
     ("up", "--mode d", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
     ("four flows down", "--mode s -p 4", &[Pod, Raw, Forward, Stead], &[]),
@@ -19,7 +24,8 @@ const NEAR: [Measurement; 8] = [
     ("round trip", "--mode e", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
     ("beside bulk", "--mode e --beside s", &[Pod, Raw, Forward, Stead], &[Stead]),
     ("new connection", "--mode c", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
-    ("http x16", "--mode h -p 16", &[Pod, Raw, Forward, Stead], &[Pod, Stead]),
+    ("http x16", GO_HTTP, &[Pod, Stead], &[Pod, Stead]),
+    ("http x16, lean programs", "--mode h -p 16", &[Pod, Raw, Forward, Stead], &[]),
 ];
 
 const FAR: [Measurement; 3] = [
@@ -79,15 +85,19 @@ fn take(
 }
 
 fn one(paths: &mut Paths, name: &str, flags: &str, path: Path, samples: &mut Samples) -> Result<()> {
-    let before = paths.processes.cpu(path);
-    let report = paths.measure(path, flags)?;
+    paths.processes.settle()?;
+    let (before, started) = (paths.processes.cpu(path), Instant::now());
+    let report = match flags.strip_prefix(GO_HTTP) {
+        Some(_) => paths.go_http(path, &format!("{} 16", flags.rsplit(' ').next().unwrap_or_default())),
+        None => paths.measure(path, flags),
+    }?;
     let after = paths.processes.cpu(path);
+    let spent = paths.processes.spent(&before, after, started.elapsed().as_secs_f64());
     if report.bytes > 0 {
         samples.add(&format!("{name}, Gbit/s"), path, report.gbit_per_s);
         let gigabytes = report.bytes as f64 / 1e9;
-        for (role, seconds) in after {
-            let spent = seconds - before.get(role).copied().unwrap_or(0.0);
-            samples.add(&format!("{name}, CPU s/GB {role}"), path, spent / gigabytes);
+        for (role, seconds) in spent {
+            samples.add(&format!("{name}, CPU s/GB {role}"), path, seconds / gigabytes);
         }
     } else {
         samples.add(&format!("{name}, p50 us"), path, report.p50_us);

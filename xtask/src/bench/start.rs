@@ -9,7 +9,7 @@ use testkit::lab::{Shell, until, within};
 use crate::arena::Arena;
 use crate::bench::Plan;
 use crate::bench::paths::{Path, stead};
-use crate::bench::processes::{called, descendants_called, memory};
+use crate::bench::processes::{agents, descendants_called, memory};
 use crate::bench::samples::Samples;
 use crate::dist;
 
@@ -18,16 +18,24 @@ const REST: Duration = Duration::from_secs(6);
 
 pub(crate) fn measure(arena: &Arena, plan: Plan, samples: &mut Samples) -> Result<()> {
     sizes(arena, samples)?;
-    until("the agent does not end", Duration::from_secs(90), || called("stead-agent").is_empty())?;
+    wait_for_no_agent(arena)?;
     for _ in 0..plan.starts {
         samples.add("start, cold, s", Path::Stead, run_true(arena, "0s")?);
-        until("the agent does not end", Duration::from_secs(20), || called("stead-agent").is_empty())?;
+        wait_for_no_agent(arena)?;
     }
     run_true(arena, "60s")?;
     for _ in 0..plan.starts {
         samples.add("start, on a running agent, s", Path::Stead, run_true(arena, "60s")?);
     }
     at_rest(arena, samples)
+}
+
+/// Longer than the park of the session that was measured before.
+fn wait_for_no_agent(arena: &Arena) -> Result<()> {
+    within(Duration::from_secs(90), || {
+        ensure!(agents(arena.lab())?.is_empty(), "the agent does not end");
+        Ok(())
+    })
 }
 
 /// Seconds of a whole `stead run -- true`, without what the testbed's own `exec` takes.
@@ -58,7 +66,7 @@ fn at_rest(arena: &Arena, samples: &mut Samples) -> Result<()> {
     }
     samples.add("client at rest, MB resident", Path::Stead, rss);
     samples.add("client at rest, MB proportional", Path::Stead, pss);
-    let agent = called("stead-agent").first().copied().context("no agent runs")?;
+    let agent = agents(arena.lab())?.first().copied().context("no agent runs")?;
     samples.add("agent at rest, MB resident", Path::Stead, memory(agent)?.0);
     drop(session);
     let parked = within(REST, || memory(agent))?;

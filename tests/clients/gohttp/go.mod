@@ -1,0 +1,3 @@
+module stead.dev/tests/clients/gohttp
+
+go 1.24
