@@ -77,7 +77,8 @@ pub struct Prepared {
 
 /// Forks the guard, which makes the namespaces meanwhile; whether it could is told by `start`.
 ///
-/// `leftovers` are files that the guard removes when the client is gone, in whatever way: what no namespace takes away.
+/// `leftovers` are files, and folders if then empty, that the guard removes in this order when the client is gone, in
+/// whatever way: what no namespace takes away.
 /// The process must have one thread still: call it before the runtime is made.
 pub fn prepare(leftovers: &[PathBuf]) -> Result<Prepared, Error> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
@@ -94,8 +95,8 @@ pub fn prepare(leftovers: &[PathBuf]) -> Result<Prepared, Error> {
             drop(ours);
             // A panic must not unwind into a second life of the client's main function.
             let ended = std::panic::catch_unwind(AssertUnwindSafe(|| guard::run(theirs, client)));
-            for file in leftovers {
-                let _ = std::fs::remove_file(file);
+            for path in leftovers {
+                let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path));
             }
             sys::exit_now(i32::from(ended.is_err()))
         }

@@ -35,7 +35,7 @@ use attaching::Attached;
 use dialer::{Counters, Dialer};
 use linking::{Dial, Links};
 use router::Router;
-use running::Watched;
+use running::{Ended, Watched};
 use status::{Attachment, Flows, Link, Status};
 use upstream::{MachineResolver, PodResolver};
 
@@ -80,7 +80,8 @@ pub fn new_id() -> SessionId {
 
 /// What of a session must not stay on this machine when the client is killed; `sandbox::prepare` sees to it.
 pub fn leftovers(id: SessionId) -> Vec<PathBuf> {
-    vec![socket::Folder::of_this_user().socket(&id.to_string())]
+    let folder = socket::Folder::of_this_user();
+    vec![folder.socket(&id.to_string()), folder.path().to_owned()]
 }
 
 /// Runs one session: makes the sandbox, attaches, links, runs the command, and leaves.
@@ -100,11 +101,21 @@ pub async fn run(
         started = Session::start(id, traffic, options, voice) => started?,
         signal = &mut interrupted => return Err(Error::Interrupted(signal)),
     };
-    let ended = session.run_command(&mut sandbox, options, interrupted, voice).await;
-    // The kernel takes its time (15-40 ms) to take the device away.
-    let gone = tokio::task::spawn_blocking(move || drop(sandbox));
-    let _ = tokio::join!(session.leave(), gone);
-    ended
+    let (asked_tx, asked) = mpsc::channel(16);
+    let control = session.control_socket()?;
+    let living = async {
+        let ended = session.run_command(&mut sandbox, options, asked, interrupted, voice).await;
+        // The kernel takes its time (15-40 ms) to take the device away.
+        let gone = tokio::task::spawn_blocking(move || drop(sandbox));
+        let _ = tokio::join!(session.leave(), gone);
+        ended.map(|Ended { status, answers }| {
+            for answer in answers {
+                let _ = answer.send(socket::Answer::Done);
+            }
+            status
+        })
+    };
+    tokio::join!(living, control.serve(asked_tx)).0
 }
 
 /// The command's connections, wherever they go.
@@ -202,16 +213,13 @@ impl Session {
         &self,
         sandbox: &mut sandbox::Sandbox,
         options: &Options,
+        asked: mpsc::Receiver<socket::Asked>,
         interrupted: std::pin::Pin<&mut impl Future<Output = i32>>,
         voice: &dyn Voice,
-    ) -> Result<ExitStatus, Error> {
+    ) -> Result<Ended, Error> {
         voice.step("starting the command");
         let (udp, tcp) = sandbox.dns().expect("taken once, from a sandbox just started");
         let resolver = self.serve_names(udp, tcp);
-        let (asked_tx, asked) = mpsc::channel(16);
-        let (folder, name) = (socket::Folder::of_this_user(), self.id.to_string());
-        let control = socket::ControlSocket::bind(&folder, &name)
-            .map_err(|cause| Error::ControlSocket { path: folder.socket(&name).display().to_string(), cause })?;
         let mut child = tokio::select! {
             child = sandbox.spawn(self.command(options)) => child?,
             signal = interrupted => return Err(Error::Interrupted(signal)),
@@ -222,10 +230,18 @@ impl Session {
         let watched = Watched { links: self.links.states.clone(), asked, status: &status, voice };
         tokio::select! {
             ended = running::run(&mut child, watched) => ended,
-            // Both run for as long as the command; they end only when the machine takes their sockets away.
-            () = control.serve(asked_tx) => child.wait().await.map_err(Error::from),
-            () = resolver => child.wait().await.map_err(Error::from),
+            // It ends only when the machine takes its sockets away; the command goes on without names.
+            () = resolver => {
+                let status = child.wait().await?;
+                Ok(Ended { status, answers: Vec::new() })
+            }
         }
+    }
+
+    fn control_socket(&self) -> Result<socket::ControlSocket, Error> {
+        let (folder, name) = (socket::Folder::of_this_user(), self.id.to_string());
+        socket::ControlSocket::bind(&folder, &name)
+            .map_err(|cause| Error::ControlSocket { path: folder.socket(&name).display().to_string(), cause })
     }
 
     fn serve_names(&self, udp: UdpSocket, tcp: TcpListener) -> impl Future<Output = ()> + use<> {

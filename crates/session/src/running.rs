@@ -25,8 +25,14 @@ pub(crate) struct Watched<'a> {
     pub(crate) voice: &'a dyn Voice,
 }
 
-/// Runs until the command ended; signals are the sandbox's business. The answers to `leave` and `quit` go out when it did.
-pub(crate) async fn run(child: &mut Child, watched: Watched<'_>) -> Result<ExitStatus, Error> {
+/// How the command ended, and who waits for the session's end.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) answers: Vec<tokio::sync::oneshot::Sender<Answer>>,
+}
+
+/// Runs until the command ended; signals are the sandbox's business.
+pub(crate) async fn run(child: &mut Child, watched: Watched<'_>) -> Result<Ended, Error> {
     let Watched { mut links, mut asked, status, voice } = watched;
     let pid = child.pid();
     let mut quitting = Quitting::default();
@@ -34,8 +40,7 @@ pub(crate) async fn run(child: &mut Child, watched: Watched<'_>) -> Result<ExitS
     loop {
         tokio::select! {
             ended = child.wait() => {
-                quitting.done();
-                return Ok(ended?);
+                return Ok(Ended { status: ended?, answers: quitting.answers });
             }
             () = quitting.out_of_patience() => child.signal(SIGKILL),
             Some(Asked { request, answer }) = asked.recv() => match serve(request, &status(pid)) {
@@ -66,7 +71,7 @@ fn serve(request: Request, status: &Status) -> Served {
     }
 }
 
-/// Requests to end, answered when the command has.
+/// Requests to end, answered when the session has.
 #[derive(Default)]
 struct Quitting {
     deadline: Option<tokio::time::Instant>,
@@ -88,12 +93,6 @@ impl Quitting {
                 self.deadline = None;
             }
             None => std::future::pending().await,
-        }
-    }
-
-    fn done(&mut self) {
-        for answer in self.answers.drain(..) {
-            let _ = answer.send(Answer::Done);
         }
     }
 }

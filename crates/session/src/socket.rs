@@ -73,6 +73,10 @@ impl Folder {
         Folder(path.into())
     }
 
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Where the session of this id listens.
     pub fn socket(&self, session: &str) -> PathBuf {
         self.0.join(format!("{session}.sock"))
@@ -142,8 +146,9 @@ impl ControlSocket {
         }
     }
 
-    /// Hands each request to `asked` until that is closed. Never ends by itself.
-    pub async fn serve(&self, asked: mpsc::Sender<Asked>) {
+    /// Hands each request to `asked` until nobody receives there. Then the socket is gone at once, and this ends when
+    /// those who still wait have their answers.
+    pub async fn serve(self, asked: mpsc::Sender<Asked>) {
         let mut connections = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -153,12 +158,16 @@ impl ControlSocket {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "control socket cannot accept");
-                        return;
+                        break;
                     }
                 },
                 Some(_) = connections.join_next() => {}
+                () = asked.closed() => break,
             }
         }
+        drop(self);
+        let answered = async { while connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(PATIENCE, answered).await;
     }
 }
 
@@ -228,16 +237,38 @@ mod tests {
     async fn with_session<T>(folder: &Folder, work: impl Future<Output = T>) -> T {
         let control = ControlSocket::bind(folder, "0a").expect("bound");
         let (asked_tx, mut asked_rx) = mpsc::channel::<Asked>(1);
-        let answering = async {
-            while let Some(Asked { request, answer }) = asked_rx.recv().await {
-                let _ = answer.send(Answer::Refused { why: format!("{request:?}") });
+        let answering = async move {
+            let answer_all = async {
+                while let Some(Asked { request, answer }) = asked_rx.recv().await {
+                    let _ = answer.send(Answer::Refused { why: format!("{request:?}") });
+                }
+            };
+            // The receiver goes with this block, and the socket with it.
+            tokio::select! {
+                done = work => done,
+                () = answer_all => panic!("nobody asks any more"),
             }
         };
-        tokio::select! {
-            done = work => done,
-            () = control.serve(asked_tx) => panic!("the control socket ended"),
-            () = answering => panic!("nobody asks any more"),
-        }
+        let serving = control.serve(asked_tx);
+        tokio::join!(answering, serving).0
+    }
+
+    #[tokio::test]
+    async fn who_asked_before_the_end_is_answered_after_the_socket_is_gone() {
+        let (_dir, folder) = folder();
+        let control = ControlSocket::bind(&folder, "0a").expect("bound");
+        let (asked_tx, mut asked_rx) = mpsc::channel::<Asked>(1);
+        let path = folder.socket("0a");
+        let ending = async {
+            let Asked { answer, .. } = asked_rx.recv().await.expect("asked");
+            drop(asked_rx);
+            while path.exists() {
+                tokio::task::yield_now().await;
+            }
+            answer.send(Answer::Done).expect("still waited for");
+        };
+        let (answer, (), ()) = tokio::join!(ask(&path, &Request::Quit), ending, control.serve(asked_tx));
+        assert_eq!(answer.expect("answered"), Answer::Done);
     }
 
     #[tokio::test]
