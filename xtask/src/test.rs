@@ -54,6 +54,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if wants(What::Unit) {
         steps::unit(&mut tally);
     }
+    if what.is_none() {
+        steps::fuzz(&mut tally);
+    }
     if wants(What::Lab) {
         steps::lab(&mut tally);
     }

@@ -1,6 +1,7 @@
 //! The steps of a test run.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
 
@@ -37,7 +38,8 @@ fn cargo_deny() -> Result<PathBuf> {
     let root = cache::root()?.join(format!("cargo-deny-{VERSION}"));
     let program = root.join("bin/cargo-deny");
     if !program.exists() {
-        let mut install = cargo(&["install", "cargo-deny", "--locked", "--quiet", "--version", VERSION]);
+        // A debug build: five minutes less to build, a second more to run.
+        let mut install = cargo(&["install", "cargo-deny", "--locked", "--quiet", "--debug", "--version", VERSION]);
         // The checkout's configuration names a target and static linking; this is a tool of this machine.
         install.current_dir("/").env("CARGO_TARGET_DIR", root.join("target"));
         run(install.arg("--root").arg(&root)).context("cannot install cargo-deny")?;
@@ -67,6 +69,17 @@ pub(crate) fn lab(tally: &mut Tally) {
         words.extend(["--test", name]);
     }
     tally.count("namespace lab", || cargo_test(&words));
+}
+
+/// Each fuzz target for a short while, from its kept corpus.
+pub(crate) fn fuzz(tally: &mut Tally) {
+    const SECONDS: &str = "10";
+    for target in ["frames", "messages"] {
+        tally.step(&format!("fuzzing {target} for {SECONDS} s"), || {
+            let mut command = std::process::Command::new(cache::checkout().join("fuzz/run"));
+            run(command.args([target, SECONDS]).stdin(Stdio::null()).stderr(Stdio::null()))
+        });
+    }
 }
 
 fn is_lab(name: &str) -> bool {
