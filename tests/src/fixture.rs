@@ -1,7 +1,7 @@
 //! Around every row: what was there before must be there after, and nothing else.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use testkit::lab::within;
@@ -12,6 +12,8 @@ use crate::world::{LEASE, PARK, World};
 
 /// The kernel cleans up when the client's processes are gone; this is how long those may take to go.
 const MACHINE_PATIENCE: Duration = Duration::from_secs(2);
+/// A row that must wait longer for the cluster says for what.
+const SLOW: Duration = Duration::from_secs(3);
 /// Design 2.1 calls "left" what still exists this long after the lease.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -59,7 +61,18 @@ impl Fixture {
         let camera = world.camera();
         within(MACHINE_PATIENCE, || compare("the machine", &self.machine, &camera.machine()?))?;
         let patience = if parked == Parked::Forbidden { LEASE + PARK + GRACE } else { LEASE + GRACE };
-        within(patience, || compare("the cluster", &self.cluster, &camera.cluster(parked)?))
+        let (started, mut waited_for) = (Instant::now(), String::new());
+        within(patience, || {
+            let compared = compare("the cluster", &self.cluster, &camera.cluster(parked)?);
+            compared.inspect_err(|error| waited_for = format!("{error:#}"))
+        })?;
+        if parked == Parked::Allowed && started.elapsed() > SLOW {
+            println!(
+                "       waited {:.1} s until the cluster was as before: {waited_for}",
+                started.elapsed().as_secs_f64()
+            );
+        }
+        Ok(())
     }
 }
 

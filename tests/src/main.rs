@@ -31,8 +31,14 @@ struct Args {
     results: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(Args::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
     let rows: Vec<_> = rows::all().into_iter().filter(|row| row.is_called(args.row.as_deref())).collect();
     if args.list {
         rows.iter().for_each(|row| println!("{:4} {}", row.id, row.what));

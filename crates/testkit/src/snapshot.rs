@@ -59,7 +59,7 @@ impl Camera {
     /// The cluster's objects and the insides of the pods.
     pub fn cluster(&self, parked: Parked) -> anyhow::Result<Picture> {
         let mut picture = Picture::default();
-        api::take(&self.api, parked, &mut picture).context("cannot list the API's objects")?;
+        api::take(&self.api, &self.namespace, parked, &mut picture).context("cannot list the API's objects")?;
         let pods = self.api.list(&format!("/api/v1/namespaces/{}/pods", self.namespace))?;
         pods::take(&pods, parked, &mut picture)?;
         Ok(picture)

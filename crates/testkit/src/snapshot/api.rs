@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{AGENT, Parked, Picture};
 use crate::lab::Api;
 
-/// Lists all resources of all groups.
-pub(super) fn take(api: &Api, parked: Parked, picture: &mut Picture) -> anyhow::Result<()> {
+/// Lists all resources of all groups. Agents parked elsewhere than in `namespace` are somebody else's.
+pub(super) fn take(api: &Api, namespace: &str, parked: Parked, picture: &mut Picture) -> anyhow::Result<()> {
     for base in group_versions(api)? {
         let resources = api.get(&base)?;
         for resource in resources["resources"].as_array().into_iter().flatten() {
@@ -17,7 +17,8 @@ pub(super) fn take(api: &Api, parked: Parked, picture: &mut Picture) -> anyhow::
             }
             for object in api.list(&format!("{base}/{name}"))? {
                 if !is_own_heartbeat(name, &object) {
-                    put(name, object, parked, picture);
+                    let is_ours = object["metadata"]["namespace"] == namespace;
+                    put(name, object, if is_ours { parked } else { Parked::Allowed }, picture);
                 }
             }
         }

@@ -30,11 +30,14 @@ pub(super) fn take(lab: &Lab, account: &Account, picture: &mut Picture) -> anyho
     picture.put("machine named namespaces", checked(Command::new("ip").args(["netns", "list"]))?);
     picture.put("machine mounts", host_mounts());
     picture.put("machine processes of the user", processes_of(account.uid));
-    let files = checked(Command::new("find").args(["/tmp", "/var/tmp", "/dev/shm"]).arg(&account.runtime).args([
-        "-xdev",
-        "-user",
-        &account.uid.to_string(),
-    ]));
+    let (uid, runtime) = (account.uid.to_string(), &account.runtime);
+    let mut find = Command::new("find");
+    find.args(["/tmp", "/var/tmp", "/dev/shm"]).arg(runtime).args(["-xdev", "-user", &uid]);
+    // Directories that hold sockets while there are sessions act on nothing.
+    for dir in [runtime.clone(), runtime.join("stead")] {
+        find.args(["!", "-path"]).arg(dir);
+    }
+    let files = checked(&mut find);
     // find fails on directories that vanish while it looks; what it found is lost then, and the next look finds it.
     picture.put("machine files of the user", files.unwrap_or_default());
     Ok(())
