@@ -33,10 +33,6 @@ pub(super) fn take(lab: &Lab, account: &Account, picture: &mut Picture) -> anyho
     let (uid, runtime) = (account.uid.to_string(), &account.runtime);
     let mut find = Command::new("find");
     find.args(["/tmp", "/var/tmp", "/dev/shm"]).arg(runtime).args(["-xdev", "-user", &uid]);
-    // Directories that hold sockets while there are sessions act on nothing.
-    for dir in [runtime.clone(), runtime.join("stead")] {
-        find.args(["!", "-path"]).arg(dir);
-    }
     let files = checked(&mut find);
     // find fails on directories that vanish while it looks; what it found is lost then, and the next look finds it.
     picture.put("machine files of the user", files.unwrap_or_default());
