@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::test::tally::Tally;
 
@@ -68,16 +68,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// On SIGINT and SIGTERM the step that runs is ended, the steps left fail at once, and cleaning up goes its usual way.
+/// On SIGINT, SIGTERM and SIGHUP the step that runs is ended, the steps left fail at once, and cleaning up goes its usual
+/// way. By a handler, which child processes do not inherit as they would a blocked signal.
 pub(crate) fn end_gently() -> Result<()> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    // Blocked here and so in every thread; std clears the mask for child processes.
-    signals.thread_block()?;
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        while let Ok(signal) = signals.wait() {
-            eprintln!("{signal}: ending; the testbed goes down first");
-            tally::interrupt();
+    let action = SigAction::new(SigHandler::Handler(interrupted), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler only loads and stores atomics and calls kill and write, which are async-signal-safe.
+        #[expect(unsafe_code, reason = "a handler runs in the middle of anything")]
+        unsafe {
+            sigaction(signal, &action)?;
         }
-    })?;
+    }
     Ok(())
+}
+
+extern "C" fn interrupted(_: i32) {
+    tally::interrupt();
+    // Nobody to tell when it fails.
+    let _ = nix::unistd::write(std::io::stderr(), b"ending; the testbed goes down first\n");
 }

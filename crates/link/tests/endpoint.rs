@@ -370,3 +370,49 @@ async fn closing_ends_every_flow_with_the_reason() {
     assert_eq!(soon(pair.client.open(Bytes::new())).await.err(), Some(Reset::TimedOut));
     assert_eq!(soon(pair.agent.open(Bytes::new())).await.err(), Some(Reset::Aborted));
 }
+
+/// Passes on what comes, in order, each piece `delay` after it came.
+async fn delayed(
+    mut from: tokio::io::ReadHalf<DuplexStream>,
+    mut to: tokio::io::WriteHalf<DuplexStream>,
+    delay: Duration,
+) {
+    let (under_way, mut arriving) = tokio::sync::mpsc::unbounded_channel();
+    let reading = async move {
+        let mut piece = vec![0; 256 << 10];
+        while let Ok(n @ 1..) = from.read(&mut piece).await {
+            let _ = under_way.send((tokio::time::Instant::now() + delay, piece[..n].to_vec()));
+        }
+    };
+    let writing = async move {
+        while let Some((at, piece)) = arriving.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
+}
+
+#[tokio::test]
+async fn on_a_long_path_more_than_the_first_window_is_under_way() {
+    const DELAY: Duration = Duration::from_millis(10);
+    let mut pair = Pair::new(0);
+    for number in 0..2 {
+        let (near, near_far) = tokio::io::duplex(1 << 20);
+        let (far, far_near) = tokio::io::duplex(1 << 20);
+        let ((near_read, near_write), (far_read, far_write)) = (tokio::io::split(near_far), tokio::io::split(far_near));
+        tokio::spawn(delayed(near_read, far_write, DELAY));
+        tokio::spawn(delayed(far_read, near_write, DELAY));
+        pair.links.spawn(run(pair.client.clone(), number, near));
+        pair.links.spawn(run(pair.agent.clone(), number, far));
+    }
+    let ([mut near, mut far], _ends) = soon(pair.spliced()).await;
+    tokio::spawn(async move { while far.write_all(&[7; 64 << 10]).await.is_ok() {} });
+    let (mut buffer, mut most) = (vec![0; 256 << 10], 0);
+    while most < 3 << 20 {
+        assert!(soon(near.read(&mut buffer)).await.expect("bytes") > 0);
+        most = most.max(pair.agent.stats().retained);
+    }
+}
