@@ -65,7 +65,8 @@ fn destination(payload: &[u8]) -> Result<SocketAddr, Reset> {
 
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = timeout(CONNECT_LIMIT, TcpStream::connect(to)).await??;
-    socket.set_nodelay(true)?;
+    // Fails on a connection that was reset already, which its reader will tell better.
+    let _ = socket.set_nodelay(true);
     Ok(socket)
 }
 

@@ -60,31 +60,45 @@ impl sandbox::Dialer for Dialer {
 }
 
 async fn through_pod(endpoint: &Endpoint, to: SocketAddr) -> Result<Connected, DialError> {
-    let flow = endpoint.open(Bytes::from(Open::tcp(to).to_bytes())).await.map_err(from_reset)?;
-    Ok(Box::new(move |command| {
-        Box::pin(async move {
-            flow.splice(command).await;
-        })
-    }))
+    match endpoint.open(Bytes::from(Open::tcp(to).to_bytes())).await {
+        Ok(flow) => Ok(Box::new(move |command| {
+            Box::pin(async move {
+                flow.splice(command).await;
+            })
+        })),
+        Err(Reset::ResetByPeer) => Ok(reset_at_once()),
+        Err(reset) => Err(from_reset(reset)),
+    }
+}
+
+/// The far side took the connection and reset it before anybody looked: the command, too, is connected and then reset,
+/// as its socket comes with SO_LINGER 0.
+fn reset_at_once() -> Connected {
+    Box::new(|command| Box::pin(async move { drop(command) }))
 }
 
 async fn from_machine(to: SocketAddr) -> Result<Connected, DialError> {
-    let far = machine::dial(to).await.map_err(|error| from_errno(&error))?;
-    Ok(Box::new(move |command| Box::pin(machine::join(command, far))))
+    match machine::dial(to).await {
+        Ok(far) => Ok(Box::new(move |command| Box::pin(machine::join(command, far)))),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(reset_at_once()),
+        Err(error) => Err(from_errno(&error)),
+    }
 }
 
 fn from_reset(reset: Reset) -> DialError {
     match reset {
-        Reset::Refused | Reset::ResetByPeer => DialError::Refused,
+        Reset::Refused => DialError::Refused,
         Reset::NetworkUnreachable | Reset::AddressNotAvailable => DialError::NetworkUnreachable,
         Reset::TimedOut => DialError::TimedOut,
-        Reset::HostUnreachable | Reset::Aborted | Reset::NotAllowed | Reset::UnknownFlow => DialError::HostUnreachable,
+        Reset::HostUnreachable | Reset::ResetByPeer | Reset::Aborted | Reset::NotAllowed | Reset::UnknownFlow => {
+            DialError::HostUnreachable
+        }
     }
 }
 
 fn from_errno(error: &io::Error) -> DialError {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialError::Refused,
+        io::ErrorKind::ConnectionRefused => DialError::Refused,
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => DialError::NetworkUnreachable,
         io::ErrorKind::TimedOut => DialError::TimedOut,
         _ => DialError::HostUnreachable,

@@ -30,7 +30,8 @@ fn ip(storage: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
 
 pub(crate) async fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
+    // Fails on a connection that was reset already, which its reader will tell better.
+    let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
