@@ -36,7 +36,8 @@ fn ports(world: &World) -> anyhow::Result<()> {
             .filter_map(|port| u16::try_from(port.as_u64()?).ok())
             .filter(|port| !APP_PORTS.contains(port))
             .collect();
-        ensure!(foreign.len() <= 1, "{address} has these ports open: {foreign:?}");
+        // Agents of earlier rows may be parked beside this session's; each must refuse, and one must have been found.
+        ensure!(!foreign.is_empty(), "the scan of {address} found no agent");
         for port in foreign {
             refuses_handshakes(world, (address, port).into())?;
         }
@@ -62,7 +63,7 @@ fn refuses_handshakes(world: &World, agent: SocketAddr) -> anyhow::Result<()> {
 fn slowloris(world: &World) -> anyhow::Result<()> {
     let mut shell = world.shell()?;
     let (_, addresses) = agent_pod(world)?;
-    let Some(agent) = agent_port(world, &addresses)? else { return Ok(()) };
+    let agent = agent_port(world, &addresses)?.context("the scan found no agent")?;
     let slow = ["kubectl", "exec", "-i", "-n", NAMESPACE, "stranger", "--", "/testapp", "probe", "slowloris"];
     let target = agent.to_string();
     let mut command = world.lab().root([&slow[..], &[&target, "--count", "300"]].concat());
