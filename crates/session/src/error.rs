@@ -9,8 +9,6 @@ pub enum Error {
     Sandbox(#[from] sandbox::Error),
     #[error("cannot reach the agent in pod {pod}: {cause}")]
     Link { pod: String, cause: String },
-    #[error("the agent in pod {pod} is release {theirs}, this is {ours}; they may differ by one release")]
-    Release { pod: String, theirs: String, ours: String },
     #[error("cannot open the control socket {path}: {cause}")]
     ControlSocket { path: String, cause: io::Error },
     #[error("interrupted by signal {0}")]
@@ -28,9 +26,6 @@ impl Error {
                  and that no NetworkPolicy blocks it"
                     .to_owned(),
             ),
-            Error::Release { .. } => {
-                Some("install the same release on both sides, or name the image with --agent-image".into())
-            }
             Error::ControlSocket { .. } => Some("set XDG_RUNTIME_DIR to a folder of yours".into()),
             Error::Interrupted(_) => None,
         }
@@ -42,7 +37,6 @@ impl Error {
             Error::Cluster(error) => error.kind().exit_code(),
             Error::Sandbox(error) => sandbox_exit_code(error),
             Error::Link { .. } => 76,
-            Error::Release { .. } => 76,
             Error::ControlSocket { .. } => 74,
             Error::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
         }

@@ -19,17 +19,10 @@ pub(crate) fn style(tally: &mut Tally) {
     });
     tally.step("dependency edges", edges::check);
     tally.step("licences and bans", || {
-        let deny = cargo_deny()?;
-        let mut command = cargo(&[]);
-        command = with_program(command, deny);
-        run(command.args(["--workspace", "--log-level", "error", "check", "licenses", "bans", "sources"]))
+        let mut deny = std::process::Command::new(cargo_deny()?);
+        deny.current_dir(cache::checkout());
+        run(deny.args(["--workspace", "--log-level", "error", "check", "licenses", "bans", "sources"]))
     });
-}
-
-fn with_program(like: std::process::Command, program: PathBuf) -> std::process::Command {
-    let mut command = std::process::Command::new(program);
-    command.current_dir(like.get_current_dir().unwrap_or(&cache::checkout()));
-    command
 }
 
 /// Installed once, into the cache.
