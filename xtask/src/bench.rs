@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Only the 20 ms path
     #[arg(long)]
     wan: bool,
+    /// Only measurements whose name contains this, over paths within the machine; writes nothing
+    #[arg(long, conflicts_with_all = ["smoke", "wan"])]
+    only: Option<String>,
     /// How many rounds (default: 15, 3 with --smoke)
     #[arg(long)]
     rounds: Option<usize>,
@@ -39,7 +42,8 @@ pub(crate) struct Args {
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
+    pub(crate) only: Option<&'a str>,
     pub(crate) smoke: bool,
     pub(crate) rounds: usize,
     /// Seconds of one measurement.
@@ -50,15 +54,15 @@ pub(crate) struct Plan {
     pub(crate) starts: usize,
 }
 
-impl Plan {
-    fn of(args: &Args) -> Plan {
+impl Plan<'_> {
+    fn of(args: &Args) -> Plan<'_> {
         let rounds = args.rounds;
         if args.smoke {
             let rounds = rounds.unwrap_or(3);
-            return Plan { smoke: true, rounds, seconds: 0.6, wan_rounds: 2, wan_seconds: 2.0, starts: 3 };
+            return Plan { only: None, smoke: true, rounds, seconds: 0.6, wan_rounds: 2, wan_seconds: 2.0, starts: 3 };
         }
         let rounds = rounds.unwrap_or(15);
-        Plan { smoke: false, rounds, seconds: 1.5, wan_rounds: rounds.min(7), wan_seconds: 5.0, starts: 11 }
+        Plan { only: args.only.as_deref(), smoke: false, rounds, seconds: 1.5, wan_rounds: rounds.min(7), wan_seconds: 5.0, starts: 11 }
     }
 }
 
@@ -73,14 +77,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         if !args.wan {
             rounds::near(&mut paths, plan, &mut samples)?;
         }
-        rounds::far(&mut paths, plan, &mut samples)?;
+        if args.only.is_none() {
+            rounds::far(&mut paths, plan, &mut samples)?;
+        }
     }
-    if !args.wan {
+    if !args.wan && args.only.is_none() {
         start::measure(&arena, plan, &mut samples)?;
     }
     let goals = goals::judge(&samples);
     println!("{}", report::text(&samples, &goals));
-    if !args.smoke || args.out.is_some() {
+    if args.out.is_some() || !(args.smoke || args.only.is_some()) {
         report::write(args.out.as_deref(), &samples, &goals, plan)?;
     }
     let missed = goals.iter().filter(|goal| goal.is_missed_at_half_strength()).count();

@@ -61,7 +61,7 @@ fn start() -> anyhow::Result<ExitCode> {
     let config = Config { pod_ips: pod_ips(), sources: Sources::of_this_container() };
     // One thread: measured over loopback it carries 4.4 Gbit/s down and 5.6 up at 0.5-1.0 CPU seconds per GB, more than
     // an API server copies, and keeps an idle session at 4 MB and one after bulk at 6.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = link::runtime()?;
     runtime.block_on(async {
         let answer = |line: &str| {
             if !write_now(rustix::stdio::stdout(), line.as_bytes()) {

@@ -4,36 +4,47 @@
 //! in its [`FlowStream`]; dropping one ends it. All of them share the mux behind a mutex that is held for a microsecond
 //! and never across a system call. What makes it fast:
 //! - a link's reader writes bytes on to the flow's socket itself when nothing is queued before them;
-//! - whoever queues frames also writes them to the link when nobody else is at it; a link that is blocked is taken up
-//!   again by its own future;
-//! - one vectored write carries what many flows have to say.
+//! - whoever queues frames wakes the link, which writes when the tasks that are ready now have had their turn: one
+//!   vectored write carries what many flows have to say. That needs a runtime that runs tasks in the order in which they
+//!   were woken, as tokio's current-thread one does.
 
-mod pipe;
+mod link;
 mod pool;
 mod reader;
 mod splice;
 mod stream;
+mod writer;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use crate::frame::{FlowId, Reset};
-use crate::mux::{Config, Event, LinkSet, Mux, Phase, ProtocolError, Role};
+use crate::mux::{Config, Event, LinkId, Mux, Phase, ProtocolError, Role};
 
 pub use splice::{FlowEnd, Spliced};
 pub use stream::FlowStream;
 
-use pipe::Pipe;
 use pool::Pool;
+
+/// Tasks run between two looks at the kernel. Each may carry 256 KiB, some 0.1 ms; tokio's own number of 61 would let
+/// a small flow wait for many milliseconds beside a bulk one.
+const TASKS_AT_ONCE: u32 = 4;
+
+/// The runtime that endpoints are made for: one thread, tasks in the order in which they were woken.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().event_interval(TASKS_AT_ONCE).build()
+}
 
 /// The control flow as a byte stream.
 pub type ControlStream = FlowStream;
@@ -135,7 +146,7 @@ impl Endpoint {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        reader::run(&self.shared, number, io, hello, check).await
+        link::run(&self.shared, number, io, hello, check).await
     }
 
     /// Opens a flow and waits for the answer, without a limit in time. Dropping the future takes the flow back.
@@ -284,7 +295,7 @@ struct Core {
     /// What waits for each flow that is held.
     flows: HashMap<FlowId, Attached>,
     /// By [`crate::mux::LinkId`].
-    links: Vec<Option<Arc<Pipe>>>,
+    links: Vec<Option<Arc<Handle>>>,
     offers: Option<mpsc::UnboundedSender<(FlowId, Bytes)>>,
 }
 
@@ -312,11 +323,24 @@ impl Attached {
     }
 }
 
-/// What is to be done once the mutex is free.
+/// What others know of a link.
 #[derive(Default)]
-struct After {
-    wakers: Vec<Waker>,
-    dirty: LinkSet,
+struct Handle {
+    /// The link's own future.
+    task: AtomicWaker,
+    silent: AtomicBool,
+}
+
+impl Handle {
+    /// Nothing came for too long: the link shall end.
+    fn end_silent(&self) {
+        self.silent.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Acquire)
+    }
 }
 
 impl Core {
@@ -324,13 +348,17 @@ impl Core {
         self.flows.entry(id).or_default()
     }
 
-    /// Follows the mux's events. Whoever changed the mux calls it before the mutex is free.
-    fn follow(&mut self, after: &mut After) {
+    fn handle(&self, link: LinkId) -> Option<&Arc<Handle>> {
+        self.links.get(link.index())?.as_ref()
+    }
+
+    /// Follows the mux's events. Whoever changed the mux calls it before the mutex is free, and wakes afterwards.
+    fn follow(&mut self, wakers: &mut Vec<Waker>) {
         while let Some(event) = self.mux.poll_event() {
             match event {
                 Event::Changed(flow) => {
                     if let Some(attached) = self.flows.get(&flow) {
-                        after.wakers.extend(attached.wakers.iter().flatten().cloned());
+                        wakers.extend(attached.wakers.iter().flatten().cloned());
                     }
                 }
                 Event::Offered { flow, payload } => {
@@ -339,13 +367,15 @@ impl Core {
                     }
                 }
                 Event::Silent(link) => {
-                    if let Some(pipe) = self.links.get(link.index()).and_then(Option::as_ref) {
-                        pipe.end(LinkEnd::Silent);
+                    if let Some(handle) = self.handle(link) {
+                        handle.end_silent();
                     }
                 }
             }
         }
-        after.dirty.merge(self.mux.take_dirty());
+        for link in self.mux.take_dirty() {
+            wakers.extend(self.handle(link).and_then(|handle| handle.task.take()));
+        }
     }
 }
 
@@ -359,33 +389,17 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the mux, and then everything that follows from it: tasks are woken, frames are written.
+    /// Does something with the mux, and wakes the tasks that it concerns.
     fn with<R>(&self, act: impl FnOnce(&mut Core, Duration) -> R) -> R {
-        let mut after = After::default();
-        let result = self.with_after(&mut after, act);
-        self.finish(after);
-        result
-    }
-
-    /// The same, but writing frames is left to the caller.
-    fn with_after<R>(&self, after: &mut After, act: impl FnOnce(&mut Core, Duration) -> R) -> R {
         let now = self.now();
+        let mut wakers = Vec::new();
         let result = {
             let mut core = self.lock();
             let result = act(&mut core, now);
-            core.follow(after);
+            core.follow(&mut wakers);
             result
         };
-        after.wakers.drain(..).for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         result
-    }
-
-    fn finish(&self, after: After) {
-        for link in after.dirty {
-            let pipe = self.lock().links.get(link.index()).cloned().flatten();
-            if let Some(pipe) = pipe {
-                pipe.drain(self);
-            }
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! them, accepts what the kernel then connects, and runs the flows. One task owns all of it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,7 +87,7 @@ impl Engine {
                     Err(error) => return warn!(%error, "the sandbox's TUN failed"),
                 },
                 accepted = accept(&self.listener, self.listener_v6.as_ref()) => match accepted {
-                    Ok(stream) => self.accepted(stream),
+                    Ok((stream, from)) => self.accepted(stream, from),
                     Err(error) => debug!(%error, "accept failed"),
                 },
                 Some(dialled) = self.dials.next(), if !self.dials.is_empty() => {
@@ -161,11 +162,9 @@ impl Engine {
         }
     }
 
-    fn accepted(&mut self, stream: TcpStream) {
-        let socket = socket2::SockRef::from(&stream);
+    fn accepted(&mut self, stream: TcpStream, from: SocketAddr) {
         // A flow that just vanishes, with this process for one, shall end in a reset and never look complete.
-        let prepared = socket.set_linger(Some(Duration::ZERO)).and_then(|()| socket.set_tcp_nodelay(true));
-        let (Ok(()), Ok(from), Ok(to)) = (prepared, stream.peer_addr(), stream.local_addr()) else { return };
+        let (Ok(()), Ok(to)) = (stream.set_zero_linger(), stream.local_addr()) else { return };
         match self.flows.accepted((from, to)) {
             Some(far) => drop(self.running.spawn(far(stream))),
             None => debug!(%to, "a connection came without its dial"),
@@ -192,16 +191,15 @@ async fn read(tun: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
     tun.async_io(Interest::READABLE, |tun| Ok(rustix::io::read(tun, &mut *buffer)?)).await
 }
 
-async fn accept(v4: &TcpListener, v6: Option<&TcpListener>) -> io::Result<TcpStream> {
+async fn accept(v4: &TcpListener, v6: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     let v6 = async {
         match v6 {
             Some(listener) => listener.accept().await,
             None => std::future::pending().await,
         }
     };
-    let accepted = tokio::select! {
+    tokio::select! {
         accepted = v4.accept() => accepted,
         accepted = v6 => accepted,
-    };
-    Ok(accepted?.0)
+    }
 }

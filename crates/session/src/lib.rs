@@ -40,6 +40,7 @@ use status::{Attachment, Flows, Link, Status};
 use upstream::{MachineResolver, PodResolver};
 
 pub use error::Error;
+pub use link::runtime;
 
 /// A session that ends tells its agent and waits this long for the word to be taken; the lease does the rest.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -23,13 +23,13 @@ const NEAR: [Measurement; 9] = [
     ("four flows up", "--mode d -p 4", &[Pod, Raw, Forward, Stead], &[]),
     ("round trip", "--mode e", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
     ("beside bulk", "--mode e --beside s", &[Pod, Raw, Forward, Stead], &[Stead]),
-    ("new connection", "--mode c", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
+    ("new connection", "--mode c -n 300", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
     ("http x16", GO_HTTP, &[Pod, Stead], &[Pod, Stead]),
     ("http x16, lean programs", "--mode h -p 16", &[Pod, Raw, Forward, Stead], &[]),
 ];
 
 const FAR: [Measurement; 3] = [
-    ("20 ms: new connection", "--mode c", &[Plain, Forward, Stead], &[Plain, Stead]),
+    ("20 ms: new connection", "--mode c -n 300", &[Plain, Forward, Stead], &[Plain, Stead]),
     ("20 ms: round trip", "--mode e", &[Plain, Forward, Stead], &[]),
     ("20 ms: down", "--mode s", &[Plain, Raw, Forward, Stead], &[Plain, Stead]),
 ];
@@ -37,7 +37,7 @@ const FAR: [Measurement; 3] = [
 const LOSSY: [Measurement; 1] = [("20 ms, 0.1 % loss: four flows down", "--mode s -p 4", &[Plain, Stead], &[])];
 
 /// Everything within the machine.
-pub(crate) fn near(paths: &mut Paths, plan: Plan, samples: &mut Samples) -> Result<()> {
+pub(crate) fn near(paths: &mut Paths, plan: Plan<'_>, samples: &mut Samples) -> Result<()> {
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         take(paths, plan, &NEAR, (round, plan.seconds), samples)?;
@@ -46,7 +46,7 @@ pub(crate) fn near(paths: &mut Paths, plan: Plan, samples: &mut Samples) -> Resu
 }
 
 /// Over a path of 20 ms; plain TCP needs pod addresses to be reachable.
-pub(crate) fn far(paths: &mut Paths, plan: Plan, samples: &mut Samples) -> Result<()> {
+pub(crate) fn far(paths: &mut Paths, plan: Plan<'_>, samples: &mut Samples) -> Result<()> {
     let lab = paths.lab().clone();
     lab.testbed(&["route", "on"])?;
     let done = (|| {
@@ -69,12 +69,13 @@ pub(crate) fn far(paths: &mut Paths, plan: Plan, samples: &mut Samples) -> Resul
 /// One round. The paths take turns in being first.
 fn take(
     paths: &mut Paths,
-    plan: Plan,
+    plan: Plan<'_>,
     measurements: &[Measurement],
     (round, seconds): (usize, f64),
     samples: &mut Samples,
 ) -> Result<()> {
-    for (name, flags, full, short) in measurements {
+    let chosen = |name: &str| plan.only.is_none_or(|only| name.contains(only));
+    for (name, flags, full, short) in measurements.iter().filter(|(name, ..)| chosen(name)) {
         let over = if plan.smoke { short } else { full };
         for i in 0..over.len() {
             crate::test::stop_if_interrupted()?;

@@ -16,7 +16,7 @@ use crate::dist;
 /// Time for the session's buffers to be given back before memory is looked at: longer than one PING.
 const REST: Duration = Duration::from_secs(6);
 
-pub(crate) fn measure(arena: &Arena, plan: Plan, samples: &mut Samples) -> Result<()> {
+pub(crate) fn measure(arena: &Arena, plan: Plan<'_>, samples: &mut Samples) -> Result<()> {
     sizes(arena, samples)?;
     wait_for_no_agent(arena)?;
     for _ in 0..plan.starts {

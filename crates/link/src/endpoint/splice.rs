@@ -14,6 +14,9 @@ use crate::mux::Phase;
 
 use super::{Flow, Side};
 
+/// A read of more than this is written on, while it is in the processor's cache, before the next one.
+const TURN: usize = 64 << 10;
+
 /// How a spliced flow ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowEnd {
@@ -73,10 +76,15 @@ impl Splice {
                     return Poll::Ready(());
                 }
                 Ok(bytes) => {
+                    let much = bytes.len() > TURN;
                     room = shared.with(|core, now| {
                         core.mux.write(id, bytes, now);
                         core.mux.room(id)
                     });
+                    if much && room > 0 {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {

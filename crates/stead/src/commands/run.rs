@@ -108,13 +108,9 @@ fn start(args: Args) -> Result<Infallible, Failure> {
     let id = session::new_id();
     // Before any thread exists: the sandbox's guard is forked from this process.
     let sandbox = sandbox::prepare(&session::leftovers(id))?;
-    // One worker: a second one hands work back and forth (round trip p50 +10-30 %, upload -10 %) and the API server between
-    // client and agent is slower than one thread of ours.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::io("cannot start the runtime", &error))?;
+    // One thread: a second one hands work back and forth (round trip p50 +10-30 %, upload -10 %), the API server between
+    // client and agent is slower than one thread of ours, and `link` batches by the order of the tasks.
+    let runtime = session::runtime().map_err(|error| Failure::io("cannot start the runtime", &error))?;
     let voice = Terminal::new();
     let ended = runtime.block_on(async {
         tokio::select! {

@@ -41,6 +41,9 @@ pub struct Options {
     /// Seconds
     #[arg(short, default_value_t = 3.0)]
     t: f64,
+    /// At most so many samples; a new connection leaves a port in TIME_WAIT for a minute
+    #[arg(short, default_value_t = usize::MAX)]
+    n: usize,
     /// Connections at once
     #[arg(short, default_value_t = 1)]
     p: usize,
@@ -87,12 +90,11 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 }
 
 fn alone(mode: Mode, options: &Options) -> anyhow::Result<Report> {
-    let duration = Duration::from_secs_f64(options.t);
-    let bytes = AtomicU64::new(0);
+        let bytes = AtomicU64::new(0);
     let ready = Barrier::new(options.p + 1);
     let (started, samples) = std::thread::scope(|scope| {
         let workers: Vec<_> =
-            (0..options.p).map(|_| scope.spawn(|| worker(mode, options.addr, duration, &ready, &bytes))).collect();
+            (0..options.p).map(|_| scope.spawn(|| worker(mode, options, &ready, &bytes))).collect();
         ready.wait();
         let started = Instant::now();
         let mut samples = Vec::new();
@@ -129,15 +131,15 @@ fn report(mode: Mode, parallel: usize, seconds: f64, bytes: u64, mut samples: Ve
 
 fn worker(
     mode: Mode,
-    addr: SocketAddr,
-    duration: Duration,
+    options: &Options,
     ready: &Barrier,
     bytes: &AtomicU64,
 ) -> anyhow::Result<Vec<f64>> {
+    let addr = options.addr;
     let stream = if mode == Mode::C { None } else { Some(net::connect(addr)) };
     ready.wait();
     let stream = stream.transpose().with_context(|| format!("cannot connect to {addr}"))?;
-    let end = Instant::now() + duration;
+    let end = Instant::now() + Duration::from_secs_f64(options.t);
     match (mode, stream) {
         (Mode::S | Mode::D, Some(stream)) => {
             bytes.fetch_add(bulk(mode, stream, &|| Instant::now() >= end)?, Ordering::Relaxed);
@@ -145,23 +147,23 @@ fn worker(
         }
         (Mode::E, Some(mut stream)) => {
             stream.write_all(b"E")?;
-            timed(end, || exchange(&mut stream))
+            timed(end, options.n, || exchange(&mut stream))
         }
         (Mode::H, Some(stream)) => {
             let mut reader = BufReader::with_capacity(16 << 10, stream.try_clone()?);
             let mut stream = stream;
-            timed(end, || get_hello(&mut stream, &mut reader))
+            timed(end, options.n, || get_hello(&mut stream, &mut reader))
         }
-        _ => timed(end, || first_byte(addr)),
+        _ => timed(end, options.n, || first_byte(addr)),
     }
 }
 
-/// Runs `step` until `end`; microseconds of each.
-fn timed(end: Instant, mut step: impl FnMut() -> io::Result<()>) -> anyhow::Result<Vec<f64>> {
+/// Runs `step` until `end`, at most `most` times; microseconds of each.
+fn timed(end: Instant, most: usize, mut step: impl FnMut() -> io::Result<()>) -> anyhow::Result<Vec<f64>> {
     let mut samples = Vec::with_capacity(1 << 16);
     loop {
         let started = Instant::now();
-        if started >= end {
+        if started >= end || samples.len() >= most {
             return Ok(samples);
         }
         step()?;
