@@ -62,7 +62,15 @@ impl Plan<'_> {
             return Plan { only: None, smoke: true, rounds, seconds: 0.6, wan_rounds: 2, wan_seconds: 2.0, starts: 3 };
         }
         let rounds = rounds.unwrap_or(15);
-        Plan { only: args.only.as_deref(), smoke: false, rounds, seconds: 1.5, wan_rounds: rounds.min(7), wan_seconds: 5.0, starts: 11 }
+        Plan {
+            only: args.only.as_deref(),
+            smoke: false,
+            rounds,
+            seconds: 1.5,
+            wan_rounds: rounds.min(7),
+            wan_seconds: 5.0,
+            starts: 11,
+        }
     }
 }
 

@@ -151,7 +151,7 @@ impl Endpoint {
 
     /// Opens a flow and waits for the answer, without a limit in time. Dropping the future takes the flow back.
     pub async fn open(&self, payload: Bytes) -> Result<Flow, Reset> {
-        let id = self.shared.with(|core, now| {
+        let id = self.shared.timed(|core, now| {
             let id = core.mux.open(payload, now)?;
             core.flows.insert(id, Attached::default());
             Some(id)
@@ -192,7 +192,7 @@ impl Endpoint {
     /// Ends every flow and lets no new one begin. Links live on, to tell the other side, until their futures are
     /// dropped.
     pub fn close(&self, why: Reset) {
-        self.shared.with(|core, _| {
+        self.shared.with(|core| {
             core.mux.close(why);
             core.offers = None;
         });
@@ -223,14 +223,14 @@ impl Offer {
     /// Tells the other side that the flow is connected.
     pub fn accept(mut self) -> Flow {
         let flow = self.flow.take().expect("only accept and refuse take it, and both consume the offer");
-        flow.shared.with(|core, _| core.mux.accept(flow.id));
+        flow.shared.with(|core| core.mux.accept(flow.id));
         flow
     }
 
     /// Tells the other side why the flow cannot be.
     pub fn refuse(mut self, why: Reset) {
         if let Some(flow) = self.flow.take() {
-            flow.shared.with(|core, _| core.mux.reset(flow.id, why));
+            flow.shared.with(|core| core.mux.reset(flow.id, why));
         }
     }
 
@@ -272,7 +272,7 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.shared.with(|core, _| {
+        self.shared.with(|core| {
             if self.id != FlowId::CONTROL {
                 core.flows.remove(&self.id);
             }
@@ -389,13 +389,19 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the mux, and wakes the tasks that it concerns.
-    fn with<R>(&self, act: impl FnOnce(&mut Core, Duration) -> R) -> R {
+    /// Does something with the mux that depends on the time. Who knows the time does without: to ask for it costs as
+    /// much as the rest.
+    fn timed<R>(&self, act: impl FnOnce(&mut Core, Duration) -> R) -> R {
         let now = self.now();
+        self.with(|core| act(core, now))
+    }
+
+    /// Does something with the mux, and wakes the tasks that it concerns.
+    fn with<R>(&self, act: impl FnOnce(&mut Core) -> R) -> R {
         let mut wakers = Vec::new();
         let result = {
             let mut core = self.lock();
-            let result = act(&mut core, now);
+            let result = act(&mut core);
             core.follow(&mut wakers);
             result
         };

@@ -33,6 +33,9 @@ use send::Next;
 
 /// What one flow may send before the next one's turn.
 const TURN: usize = 64 << 10;
+/// How long a final CREDIT waits for something to go out with, and how many may wait.
+const PARTING: Duration = Duration::from_millis(20);
+const PARTING_LIMIT: usize = 256;
 /// Room at which a writer that had to wait is told, unless its queue is empty.
 const WORTHWHILE: usize = 64 << 10;
 
@@ -135,6 +138,9 @@ pub struct Mux {
     homeless: Vec<FlowId>,
     /// Flows whose credit goes out with the next PING.
     owing: Vec<FlowId>,
+    /// Flows whose final CREDIT goes out with whatever goes out next, and by when at the latest.
+    parting: Vec<FlowId>,
+    part_by: Duration,
     next_id: u32,
     seen: Seen,
     /// By how much windows have grown.
@@ -162,6 +168,8 @@ impl Mux {
             farewells: HashMap::new(),
             homeless: Vec::new(),
             owing: Vec::new(),
+            parting: Vec::new(),
+            part_by: Duration::ZERO,
             next_id: ours,
             seen: Seen::new(theirs),
             grown: 0,
@@ -180,8 +188,10 @@ impl Mux {
         for flow in std::mem::take(&mut self.homeless) {
             self.links.queue_farewell(flow, Some(id));
         }
-        for (id, flow) in self.flows.iter_mut().filter(|(_, flow)| flow.link.is_none()) {
-            settle_on_link(&mut self.links, *id, flow);
+        for id in self.flow_ids() {
+            if let Some(flow) = self.flows.get_mut(&id).filter(|flow| flow.link.is_none()) {
+                settle_on_link(&mut self.links, id, flow);
+            }
         }
         Some(id)
     }
@@ -189,12 +199,13 @@ impl Mux {
     /// A link is gone, with whatever was under way on it.
     pub fn link_lost(&mut self, lost: LinkId) {
         let Some(link) = self.links.remove(lost) else { return };
-        for (id, flow) in &mut self.flows {
+        for id in self.flow_ids() {
+            let Some(flow) = self.flows.get_mut(&id) else { continue };
             flow.link_lost(lost);
             if flow.link == Some(lost) {
                 self.links.leave(flow);
             }
-            settle_on_link(&mut self.links, *id, flow);
+            settle_on_link(&mut self.links, id, flow);
         }
         let queued = link.control.into_iter().filter_map(|control| match control {
             Control::Farewell(flow) => Some(flow),
@@ -219,6 +230,9 @@ impl Mux {
     /// with the last.
     pub fn poll_transmit(&mut self, on: LinkId, out: &mut Vec<Frame>, mut budget: usize, frames: usize, now: Duration) {
         let before = out.len();
+        if self.links.get(on).is_some_and(Link::has_something) {
+            self.part();
+        }
         self.transmit_pings(on, out, now);
         while out.len() < frames
             && let Some(control) = self.links.get_mut(on).and_then(|link| link.control.pop_front())
@@ -344,12 +358,18 @@ impl Mux {
     }
 
     /// The end was passed on.
-    pub fn end_taken(&mut self, id: FlowId) {
+    pub fn end_taken(&mut self, id: FlowId, now: Duration) {
         let Some(flow) = self.flows.get_mut(&id).filter(|flow| !flow.is_ended()) else { return };
         if flow.receive.take_fin() {
-            flow.due.credit = true;
-            settle_on_link(&mut self.links, id, flow);
+            if self.parting.is_empty() {
+                self.part_by = now + PARTING;
+            }
+            flow.parting = true;
+            self.parting.push(id);
             self.forget_if_done(id);
+            if self.parting.len() >= PARTING_LIMIT {
+                self.part();
+            }
         }
     }
 
@@ -387,7 +407,7 @@ impl Mux {
     /// Resets every flow; none can be opened any more.
     pub fn close(&mut self, why: Reset) {
         self.closed = Some(why);
-        for id in self.flows.keys().copied().collect::<Vec<_>>() {
+        for id in self.flow_ids() {
             self.reset(id, why);
         }
     }
@@ -404,7 +424,8 @@ impl Mux {
             true => link.next_ping,
             false => link.next_ping.min(link.heard + self.config.silence),
         };
-        self.links.iter().map(|(_, link)| deadlines(link)).min()
+        let next = self.links.iter().map(|(_, link)| deadlines(link)).min()?;
+        Some(if self.parting.is_empty() { next } else { next.min(self.part_by) })
     }
 
     /// PINGs, gives the credit that is owed, and notices silent links.
@@ -426,6 +447,9 @@ impl Mux {
         }
         if ticked {
             self.give_owed_credit();
+        }
+        if now >= self.part_by {
+            self.part();
         }
     }
 
@@ -460,6 +484,13 @@ impl Mux {
     }
 
     // ---- inside
+
+    /// In the order in which they were opened: what is done for all of them is the same in each run.
+    fn flow_ids(&self) -> Vec<FlowId> {
+        let mut ids: Vec<_> = self.flows.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
 
     fn transmit_pings(&mut self, on: LinkId, out: &mut Vec<Frame>, now: Duration) {
         let Some(link) = self.links.get_mut(on) else { return };
@@ -535,11 +566,26 @@ impl Mux {
         }
     }
 
+    /// Says of flows that are over that everything was taken.
+    fn part(&mut self) {
+        for id in std::mem::take(&mut self.parting) {
+            match self.flows.get_mut(&id).filter(|flow| !flow.is_ended()) {
+                Some(flow) => {
+                    flow.parting = false;
+                    flow.due.credit = true;
+                    settle_on_link(&mut self.links, id, flow);
+                }
+                None => self.send_farewell(id, None),
+            }
+        }
+    }
+
     fn forget_if_done(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get(&id).filter(|flow| !flow.held && flow.is_done()) else { return };
         self.farewells.insert(id, Farewell::Taken(flow.receive.taken()));
         let credit_on = flow.credit_on.filter(|_| !flow.due.credit && !flow.due.ask && !flow.due.answer);
         match credit_on.and_then(|at| self.links.get_mut(at)) {
+            _ if flow.parting => {}
             // It went out there already: the next PING and PONG prove that it arrived.
             Some(link) => link.farewells.push_back((link.pings, id)),
             None => {

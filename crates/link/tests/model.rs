@@ -48,7 +48,7 @@ fn flows_survive_whatever_happens_to_links() {
 #[test]
 fn a_planted_bug_is_found() {
     for bug in [Bug::LostCredit, Bug::DuplicateAfterResume, Bug::DroppedRst] {
-        let found = (0..400).find_map(|seed| Some((seed, shrink(seed, Scenario::of(seed), Some(bug))?)));
+        let found = (0..2000).find_map(|seed| Some((seed, shrink(seed, Scenario::of(seed), Some(bug))?)));
         let Some((seed, (scenario, failure))) = found else { panic!("{bug:?} was not found") };
         println!("{bug:?}: seed {seed}, {scenario:?}: {failure}");
     }

@@ -38,15 +38,16 @@ where
     let mut writer = Writer::new(hello);
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let end = poll_fn(|cx| {
-        link.poll_time(sleep.as_mut(), cx);
+        let now = shared.now();
         // What the other side said last tells more than that it does not listen any more.
-        let read = reader.poll(&mut io, cx);
+        let read = reader.poll(&mut io, now, cx);
         if let Poll::Ready(Err(end)) = read {
             return Poll::Ready(end);
         }
         // From here on frames queued by others wake this task; those queued before are written now.
         link.handle.task.register(cx.waker());
-        if let Poll::Ready(Err(error)) = writer.poll(&mut io, shared, link.id, cx) {
+        link.poll_time(sleep.as_mut(), now, cx);
+        if let Poll::Ready(Err(error)) = writer.poll(&mut io, shared, link.id, now, cx) {
             return Poll::Ready(LinkEnd::Failed(error));
         }
         if link.handle.is_silent() {
@@ -81,7 +82,7 @@ struct Link<'a> {
 impl<'a> Link<'a> {
     fn new(shared: &'a Arc<Shared>, number: u32) -> Option<Self> {
         let handle = Arc::new(Handle::default());
-        let id = shared.with(|core, now| {
+        let id = shared.timed(|core, now| {
             let id = core.mux.link_up(number, now)?;
             if core.links.len() <= id.index() {
                 core.links.resize(id.index() + 1, None);
@@ -93,23 +94,30 @@ impl<'a> Link<'a> {
         Some(Link { shared, id, handle })
     }
 
-    fn poll_time(&self, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) {
-        while sleep.as_mut().poll(cx).is_ready() {
-            let next = self.shared.with(|core, now| {
+    /// Does what is due now, and is woken when the next is.
+    fn poll_time(&self, mut sleep: Pin<&mut Sleep>, now: Duration, cx: &mut Context<'_>) {
+        let next = self.shared.with(|core| {
+            if core.mux.poll_timeout().is_some_and(|next| next <= now) {
                 core.mux.handle_timeout(now);
-                core.mux.poll_timeout()
-            });
-            let next = next.unwrap_or(self.shared.now() + GOODBYE);
-            // Not before a millisecond has passed, whatever the mux says.
-            let at = self.shared.started + next.max(self.shared.now() + Duration::from_millis(1));
-            sleep.as_mut().reset(Instant::from_std(at));
+            }
+            core.mux.poll_timeout()
+        });
+        // Not before a millisecond has passed, whatever the mux says.
+        let next = next.map_or(now + GOODBYE, |next| next.max(now + Duration::from_millis(1)));
+        let at = Instant::from_std(self.shared.started + next);
+        // Too early does no harm: it is looked at again.
+        if sleep.deadline() > at || sleep.is_elapsed() {
+            sleep.as_mut().reset(at);
+        }
+        if sleep.poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
         }
     }
 }
 
 impl Drop for Link<'_> {
     fn drop(&mut self) {
-        self.shared.with(|core, _| {
+        self.shared.with(|core| {
             core.links[self.id.index()] = None;
             core.mux.link_lost(self.id);
         });

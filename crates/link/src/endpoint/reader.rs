@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use rustix::net::SendFlags;
@@ -46,12 +47,15 @@ where
     }
 
     /// Reads once and passes on what came.
-    pub(super) fn poll(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<Result<Read, LinkEnd>> {
+    pub(super) fn poll<R>(&mut self, io: &mut R, now: Duration, cx: &mut Context<'_>) -> Poll<Result<Read, LinkEnd>>
+    where
+        R: AsyncRead + Unpin,
+    {
         let read = ready!(self.poll_fill(io, cx)).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => LinkEnd::Closed,
             _ => LinkEnd::Failed(error),
         })?;
-        Poll::Ready(self.pass_on().map(|()| read))
+        Poll::Ready(self.pass_on(now).map(|()| read))
     }
 
     /// Reads what there is, up to about [`READ`], but waits only for the first byte. What came before the end of the pipe
@@ -79,11 +83,11 @@ where
         Poll::Ready(Ok(Read::Part))
     }
 
-    fn pass_on(&mut self) -> Result<(), LinkEnd> {
+    fn pass_on(&mut self, now: Duration) -> Result<(), LinkEnd> {
         loop {
             if let Some(header) = &mut self.data {
                 let len = self.buffer.len().min(header.len as usize);
-                deliver(self.shared, self.link, header, &self.buffer[..len])?;
+                deliver(self.shared, self.link, header, &self.buffer[..len], now)?;
                 self.buffer.advance(len);
                 header.len -= len as u32;
                 header.offset = header.offset.saturating_add(len as u64);
@@ -104,11 +108,11 @@ where
                 return Ok(());
             }
             let frame = self.buffer.split_to(whole);
-            self.handle(header, &frame[HEADER_LEN..])?;
+            self.handle(header, &frame[HEADER_LEN..], now)?;
         }
     }
 
-    fn handle(&mut self, header: Header, payload: &[u8]) -> Result<(), LinkEnd> {
+    fn handle(&mut self, header: Header, payload: &[u8], now: Duration) -> Result<(), LinkEnd> {
         match (header.kind, self.check.take()) {
             (Kind::GoAway, _) => {
                 let text = String::from_utf8_lossy(payload).into_owned();
@@ -117,7 +121,7 @@ where
             (Kind::Hello, Some(check)) => check(payload).map_err(LinkEnd::Refused),
             (_, Some(_)) => Err(ProtocolError::Misplaced.into()),
             (_, None) => {
-                self.shared.with(|core, now| core.mux.handle_frame(self.link, header, payload, now))?;
+                self.shared.with(|core| core.mux.handle_frame(self.link, header, payload, now))?;
                 Ok(())
             }
         }
@@ -125,9 +129,9 @@ where
 }
 
 /// Passes bytes of a flow on: straight to its socket if they are next and it takes them, else to its queue.
-fn deliver(shared: &Shared, link: LinkId, header: &Header, data: &[u8]) -> Result<(), ProtocolError> {
+fn deliver(shared: &Shared, link: LinkId, header: &Header, data: &[u8], now: Duration) -> Result<(), ProtocolError> {
     let id = header.flow;
-    let direct = shared.with(|core, now| -> Result<_, ProtocolError> {
+    let direct = shared.with(|core| -> Result<_, ProtocolError> {
         let Some(skip) = core.mux.handle_data(link, id, header.offset, data, now)? else { return Ok(None) };
         let socket = core.flows.get(&id).and_then(|attached| attached.socket.clone());
         if socket.is_none() {
@@ -137,7 +141,7 @@ fn deliver(shared: &Shared, link: LinkId, header: &Header, data: &[u8]) -> Resul
     })?;
     if let Some((socket, data)) = direct {
         let (written, result) = send(&socket, data);
-        shared.with(|core, now| {
+        shared.with(|core| {
             if result.is_err() {
                 core.mux.reset(id, Reset::ResetByPeer);
             }

@@ -53,7 +53,7 @@ impl Splice {
             tracing::debug!(flow = flow.id.0, %error, "no TCP_NODELAY");
         }
         let socket = Arc::new(socket);
-        flow.shared.with(|core, _| core.attached(flow.id).socket = Some(socket.clone()));
+        flow.shared.with(|core| core.attached(flow.id).socket = Some(socket.clone()));
         Splice { flow, socket, read_ended: false, write_ended: false, full: false }
     }
 
@@ -72,12 +72,12 @@ impl Splice {
             match shared.pool.read(&self.socket, room) {
                 Ok(bytes) if bytes.is_empty() => {
                     self.read_ended = true;
-                    shared.with(|core, _| core.mux.finish(id));
+                    shared.with(|core| core.mux.finish(id));
                     return Poll::Ready(());
                 }
                 Ok(bytes) => {
                     let much = bytes.len() > TURN;
-                    room = shared.with(|core, now| {
+                    room = shared.timed(|core, now| {
                         core.mux.write(id, bytes, now);
                         core.mux.room(id)
                     });
@@ -108,7 +108,7 @@ impl Splice {
             }
             let Some(bytes) = shared.lock().mux.take(id) else { break };
             let (written, result) = write(&self.socket, &bytes);
-            shared.with(|core, now| core.mux.delivered(id, written, &bytes[written..], now));
+            shared.timed(|core, now| core.mux.delivered(id, written, &bytes[written..], now));
             match result {
                 Ok(()) => self.full = written < bytes.len(),
                 Err(error) => {
@@ -123,7 +123,7 @@ impl Splice {
         match rustix::net::shutdown(&self.socket, Shutdown::Write) {
             Ok(()) => {
                 self.write_ended = true;
-                shared.with(|core, _| core.mux.end_taken(id));
+                shared.timed(|core, now| core.mux.end_taken(id, now));
                 Poll::Ready(())
             }
             Err(error) => {
@@ -136,7 +136,7 @@ impl Splice {
     /// The socket failed: so does the flow.
     fn fail(&self, error: &io::Error) {
         tracing::trace!(flow = self.flow.id.0, %error, "socket failed");
-        self.flow.shared.with(|core, _| core.mux.reset(self.flow.id, Reset::ResetByPeer));
+        self.flow.shared.with(|core| core.mux.reset(self.flow.id, Reset::ResetByPeer));
     }
 
     fn ended(&self, end: FlowEnd) -> Spliced {

@@ -35,7 +35,7 @@ impl FlowStream {
 
     /// Resets the flow with a reason.
     pub fn reset(self, why: Reset) {
-        self.flow.shared.with(|core, _| core.mux.reset(self.flow.id, why));
+        self.flow.shared.with(|core| core.mux.reset(self.flow.id, why));
     }
 }
 
@@ -50,7 +50,7 @@ impl AsyncRead for FlowStream {
                 Some(bytes) => (this.taken, this.current) = (bytes.len(), bytes),
                 None if core.mux.at_end(id) => {
                     drop(core);
-                    shared.with(|core, _| core.mux.end_taken(id));
+                    shared.timed(|core, now| core.mux.end_taken(id, now));
                     return Poll::Ready(Ok(()));
                 }
                 None => {
@@ -65,7 +65,7 @@ impl AsyncRead for FlowStream {
         buf.put_slice(&this.current[..len]);
         this.current.advance(len);
         if this.current.is_empty() {
-            shared.with(|core, now| core.mux.delivered(id, this.taken, &[], now));
+            shared.timed(|core, now| core.mux.delivered(id, this.taken, &[], now));
         }
         Poll::Ready(Ok(()))
     }
@@ -74,7 +74,7 @@ impl AsyncRead for FlowStream {
 impl AsyncWrite for FlowStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let id = self.flow.id;
-        self.flow.shared.with(|core, now| {
+        self.flow.shared.timed(|core, now| {
             core.attached(id).watch(Side::Write, cx);
             if let Phase::Ended(why) = core.mux.phase(id) {
                 return Poll::Ready(Err(error(why)));
@@ -96,7 +96,7 @@ impl AsyncWrite for FlowStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.flow.shared.with(|core, _| core.mux.finish(self.flow.id));
+        self.flow.shared.with(|core| core.mux.finish(self.flow.id));
         Poll::Ready(Ok(()))
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
@@ -31,14 +32,21 @@ impl Writer {
     }
 
     /// Writes what the mux has for the link. `Ready`: everything went out.
-    pub(super) fn poll<W>(&mut self, io: &mut W, shared: &Shared, on: LinkId, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    pub(super) fn poll<W>(
+        &mut self,
+        io: &mut W,
+        shared: &Shared,
+        on: LinkId,
+        now: Duration,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
     where
         W: AsyncWrite + Unpin,
     {
         loop {
             if self.batch.is_empty() {
                 let batch = &mut self.batch;
-                shared.with(|core, now| core.mux.poll_transmit(on, batch, BATCH_BYTES, BATCH_FRAMES, now));
+                shared.with(|core| core.mux.poll_transmit(on, batch, BATCH_BYTES, BATCH_FRAMES, now));
             }
             let more = !self.batch.is_empty();
             ready!(self.poll_batch(io, cx))?;

@@ -68,6 +68,8 @@ pub(super) struct Flow {
     pub resuming: bool,
     /// In the list of flows whose credit goes out with the next PING.
     pub owing: bool,
+    /// In the list of flows whose final CREDIT goes out soon.
+    pub parting: bool,
     /// Somebody above holds the flow; without, it only waits for its last acknowledgement.
     pub held: bool,
     pub load: Load,
@@ -91,6 +93,7 @@ impl Flow {
             data_on: None,
             resuming: false,
             owing: false,
+            parting: false,
             held: true,
             load: Load::default(),
             heavy: false,

@@ -128,6 +128,10 @@ impl Link {
         }
     }
 
+    pub(super) fn has_something(&self) -> bool {
+        self.ping_due || self.pong_due.is_some() || !self.control.is_empty() || !self.data.is_empty()
+    }
+
     /// The flow whose turn it is, and whether no other waits.
     pub(super) fn next_flow(&mut self) -> Option<(FlowId, bool)> {
         let flow = self.data.pop_front()?;

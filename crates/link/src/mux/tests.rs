@@ -69,12 +69,18 @@ fn a_flow_ends_and_leaves_nothing_once_both_sides_finished() {
     agent.finish(id);
     exchange(&mut client, &mut agent, NOW);
     assert_eq!(take_all(&mut agent, id, NOW), 5);
+    client.take_dirty();
     for mux in [&mut agent, &mut client] {
         assert!(mux.at_end(id));
-        mux.end_taken(id);
+        mux.end_taken(id, NOW);
         mux.release(id);
     }
-    exchange(&mut client, &mut agent, NOW);
+    assert!(client.take_dirty().is_empty(), "the final CREDIT waits for something to go out with");
+    let soon = client.poll_timeout().expect("a link lives");
+    assert!(soon <= Duration::from_millis(20));
+    client.handle_timeout(soon);
+    agent.handle_timeout(soon);
+    exchange(&mut client, &mut agent, soon);
     assert_eq!((client.flow_count(), agent.flow_count()), (0, 0));
     assert_eq!((client.bytes_kept(), agent.bytes_kept()), ((0, 0), (0, 0)));
     let tick = Duration::from_secs(5);

@@ -505,7 +505,7 @@ impl Program {
         }
         if mux.at_end(id) && !self.end_seen {
             self.end_seen = true;
-            mux.end_taken(id);
+            mux.end_taken(id, now);
         }
         Ok(())
     }

@@ -90,11 +90,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 }
 
 fn alone(mode: Mode, options: &Options) -> anyhow::Result<Report> {
-        let bytes = AtomicU64::new(0);
+    let bytes = AtomicU64::new(0);
     let ready = Barrier::new(options.p + 1);
     let (started, samples) = std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..options.p).map(|_| scope.spawn(|| worker(mode, options, &ready, &bytes))).collect();
+        let workers: Vec<_> = (0..options.p).map(|_| scope.spawn(|| worker(mode, options, &ready, &bytes))).collect();
         ready.wait();
         let started = Instant::now();
         let mut samples = Vec::new();
@@ -129,12 +128,7 @@ fn report(mode: Mode, parallel: usize, seconds: f64, bytes: u64, mut samples: Ve
     }
 }
 
-fn worker(
-    mode: Mode,
-    options: &Options,
-    ready: &Barrier,
-    bytes: &AtomicU64,
-) -> anyhow::Result<Vec<f64>> {
+fn worker(mode: Mode, options: &Options, ready: &Barrier, bytes: &AtomicU64) -> anyhow::Result<Vec<f64>> {
     let addr = options.addr;
     let stream = if mode == Mode::C { None } else { Some(net::connect(addr)) };
     ready.wait();
