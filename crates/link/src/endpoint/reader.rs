@@ -17,7 +17,7 @@ use crate::mux::{LinkId, ProtocolError};
 use super::{LinkEnd, Shared};
 
 /// What is read before it is passed on, and before other tasks of the thread have their turn.
-const READ: usize = 256 << 10;
+const READ: usize = 64 << 10;
 
 /// What a read came to.
 pub(super) enum Read {
