@@ -39,7 +39,7 @@ use pool::Pool;
 
 /// Tasks run between two looks at the kernel. Each may carry 256 KiB, some 0.1 ms; tokio's own number of 61 would let
 /// a small flow wait for many milliseconds beside a bulk one.
-const TASKS_AT_ONCE: u32 = 1;
+const TASKS_AT_ONCE: u32 = 2;
 
 /// The runtime that endpoints are made for: one thread, tasks in the order in which they were woken.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -9,11 +9,11 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Most bytes read from a socket at once.
-const READ: usize = 256 << 10;
+const READ: usize = 128 << 10;
 /// Reads up to this size are copied, so that what is kept for a slow peer takes at most four times its memory.
 const SMALL: usize = READ / 4;
 /// Free buffers kept: 2 MiB, what two bulk flows have under way.
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 
 #[derive(Default)]
 pub(super) struct Pool {

@@ -14,7 +14,7 @@ use crate::mux::{Frame, LinkId};
 use super::Shared;
 
 /// Most bytes and frames of one vectored write. Measured best with rustls' buffer of the same size.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 128 << 10;
 const BATCH_FRAMES: usize = 64;
 
 pub(super) struct Writer {
