@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -28,7 +27,7 @@ const CHECK: Duration = Duration::from_millis(500);
 const BURST: usize = 64;
 
 pub(crate) struct Engine {
-    tun: AsyncFd<OwnedFd>,
+    tun: Arc<AsyncFd<OwnedFd>>,
     listener: TcpListener,
     listener_v6: Option<TcpListener>,
     diag: Diag,
@@ -64,7 +63,7 @@ impl Engine {
     ) -> io::Result<Engine> {
         let listen = |fd: OwnedFd| TcpListener::from_std(fd.into());
         Ok(Engine {
-            tun: sys::async_readable(tun)?,
+            tun: Arc::new(sys::async_readable(tun)?),
             listener: listen(listener)?,
             listener_v6: listener_v6.map(listen).transpose()?,
             diag: Diag::new(diag),
@@ -77,15 +76,17 @@ impl Engine {
 
     /// Runs until the TUN fails. Dropping the future gives every dial up and resets every flow.
     pub(crate) async fn run(mut self) {
+        let tun = self.tun.clone();
         let mut buffer = vec![0; 1 << 16];
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                read = read(&self.tun, &mut buffer) => match read {
-                    Ok(length) => self.burst(&mut buffer, length),
-                    Err(error) => return warn!(%error, "the sandbox's TUN failed"),
-                },
+                ready = tun.readable() => {
+                    if let Err(error) = ready.and_then(|ready| self.burst(ready, &mut buffer)) {
+                        return warn!(%error, "the sandbox's TUN failed");
+                    }
+                }
                 accepted = accept(&self.listener, self.listener_v6.as_ref()) => match accepted {
                     Ok((stream, from)) => self.accepted(stream, from),
                     Err(error) => debug!(%error, "accept failed"),
@@ -105,15 +106,15 @@ impl Engine {
         }
     }
 
-    /// The packet in `buffer`, and those behind it.
-    fn burst(&mut self, buffer: &mut [u8], first: usize) {
-        self.packet(&buffer[..first]);
-        for _ in 1..BURST {
-            match rustix::io::read(self.tun.get_ref(), &mut *buffer) {
-                Ok(length) => self.packet(&buffer[..length]),
-                Err(_) => return,
+    /// The packets that are there.
+    fn burst(&mut self, mut ready: AsyncFdReadyGuard<'_, OwnedFd>, buffer: &mut [u8]) -> io::Result<()> {
+        for _ in 0..BURST {
+            match ready.try_io(|tun| Ok(rustix::io::read(tun.get_ref(), &mut *buffer)?)) {
+                Ok(length) => self.packet(&buffer[..length?]),
+                Err(_would_block) => break,
             }
         }
+        Ok(())
     }
 
     fn packet(&mut self, packet: &[u8]) {
@@ -185,10 +186,6 @@ impl Engine {
             debug!(%error, "writing to the TUN failed");
         }
     }
-}
-
-async fn read(tun: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
-    tun.async_io(Interest::READABLE, |tun| Ok(rustix::io::read(tun, &mut *buffer)?)).await
 }
 
 async fn accept(v4: &TcpListener, v6: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
