@@ -337,7 +337,7 @@ impl Mux {
             return;
         }
         if flow.receive.credit_due() {
-            let round_trip = flow.link.and_then(|at| self.links.get(at)?.shortest);
+            let round_trip = self.links.shortest_round_trip();
             if let Some(wanted) = round_trip.and_then(|round_trip| flow.receive.wanted_window(now, round_trip)) {
                 let before = flow.receive.window();
                 let allowed = before + self.config.growth_budget.saturating_sub(self.grown);

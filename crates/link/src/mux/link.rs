@@ -84,9 +84,9 @@ pub(super) struct Link {
     pub pings: u64,
     pub ping_sent: Option<Duration>,
     pub next_ping: Duration,
+    /// Of the last PING answered, and of the one before.
     pub round_trip: Option<Duration>,
-    /// The smallest one measured: what the path takes without our own queues.
-    pub shortest: Option<Duration>,
+    round_trip_before: Option<Duration>,
     pub heard: Duration,
     pub silent: bool,
     /// Farewells sent here and not proven to have arrived, with the PINGs sent before each. PONG n proves everything
@@ -119,7 +119,7 @@ impl Link {
             ping_sent: None,
             next_ping: now + ping_interval,
             round_trip: None,
-            shortest: None,
+            round_trip_before: None,
             heard: now,
             silent: false,
             farewells: VecDeque::new(),
@@ -142,9 +142,7 @@ impl Link {
     pub(super) fn ponged(&mut self, number: u64, now: Duration) -> Vec<FlowId> {
         let Some(sent) = self.ping_sent.filter(|_| number == self.pings) else { return Vec::new() };
         self.ping_sent = None;
-        let round_trip = now.saturating_sub(sent);
-        self.round_trip = Some(round_trip);
-        self.shortest = Some(self.shortest.map_or(round_trip, |shortest| shortest.min(round_trip)));
+        self.round_trip_before = self.round_trip.replace(now.saturating_sub(sent));
         let proven = self.farewells.partition_point(|(before, _)| *before < number);
         self.farewells.drain(..proven).map(|(_, flow)| flow).collect()
     }
@@ -200,6 +198,11 @@ impl Links {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (LinkId, &Link)> {
         self.slots.iter().enumerate().filter_map(|(slot, link)| Some((LinkId(slot as u8), link.as_ref()?)))
+    }
+
+    /// What the path takes without our own queues: the shortest that any link saw lately. The path may change.
+    pub(super) fn shortest_round_trip(&self) -> Option<Duration> {
+        self.iter().flat_map(|(_, link)| [link.round_trip, link.round_trip_before]).flatten().min()
     }
 
     pub(super) fn ids(&self) -> LinkSet {

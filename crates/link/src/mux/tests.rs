@@ -156,7 +156,7 @@ fn flows_on_a_link_take_turns() {
 fn the_window_grows_with_rate_and_round_trip() {
     let (mut client, mut agent) = pair(1);
     let id = flow(&mut client, &mut agent);
-    agent.links.get_mut(LinkId(0)).expect("lives").shortest = Some(Duration::from_millis(20));
+    agent.links.get_mut(LinkId(0)).expect("lives").round_trip = Some(Duration::from_millis(20));
     let mut now = NOW;
     for _ in 0..60 {
         now += Duration::from_millis(5);
