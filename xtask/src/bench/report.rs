@@ -78,9 +78,22 @@ fn figures(samples: &Samples) -> String {
 
 fn judgement(goals: &[Judged]) -> String {
     let mut out = String::from("| | measured | goal | |\n|---|---|---|---|\n");
+    let mut obstacles = Vec::new();
     for goal in goals {
         let value = goal.value.map_or_else(|| "–".to_owned(), short);
-        let _ = writeln!(out, "| {} | {value} | {} | {} |", goal.what, goal.goal(), goal.verdict());
+        let _ = write!(out, "| {} | {value} | {} | {}", goal.what, goal.goal(), goal.verdict());
+        if let Some(obstacle) = goal.obstacle() {
+            let known = obstacles.iter().position(|known| *known == obstacle);
+            let number = known.unwrap_or_else(|| {
+                obstacles.push(obstacle);
+                obstacles.len() - 1
+            });
+            let _ = write!(out, " ({})", number + 1);
+        }
+        out += " |\n";
+    }
+    for (number, obstacle) in obstacles.iter().enumerate() {
+        let _ = write!(out, "\n({}) {obstacle}\n", number + 1);
     }
     out
 }

@@ -21,7 +21,7 @@ const NEAR: [Measurement; 9] = [
     ("up", "--mode d", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
     ("four flows down", "--mode s -p 4", &[Pod, Raw, Forward, Stead], &[]),
     ("four flows up", "--mode d -p 4", &[Pod, Raw, Forward, Stead], &[]),
-    ("round trip", "--mode e", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
+    ("round trip", "--mode e", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
     ("beside bulk", "--mode e --beside s", &[Pod, Raw, Forward, Stead], &[Stead]),
     ("new connection", "--mode c -n 300", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
     ("http x16", GO_HTTP, &[Pod, Stead], &[Pod, Stead]),
