@@ -104,7 +104,7 @@ fn answer(mux: &mut Mux, flow: FlowId, now: Duration) {
         mux.write(flow, bytes.slice(..len), now);
     }
     if mux.at_end(flow) {
-        mux.end_taken(flow);
+        mux.end_taken(flow, now);
         mux.finish(flow);
         mux.release(flow);
     }

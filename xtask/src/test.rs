@@ -68,11 +68,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// On SIGINT, SIGTERM and SIGHUP the step that runs is ended, the steps left fail at once, and cleaning up goes its usual
-/// way. By a handler, which child processes do not inherit as they would a blocked signal.
+/// On SIGINT, SIGQUIT, SIGTERM and SIGHUP the step that runs is ended, the steps left fail at once, and cleaning up goes its usual
+/// way. By a handler, which child processes do not inherit as they would a blocked or ignored signal.
 pub(crate) fn end_gently() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(interrupted), SaFlags::SA_RESTART, SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only loads and stores atomics and calls kill and write, which are async-signal-safe.
         #[expect(unsafe_code, reason = "a handler runs in the middle of anything")]
         unsafe {

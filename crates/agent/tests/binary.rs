@@ -1,16 +1,17 @@
 //! The agent's binary as a container runtime starts it: arguments, lock, stdin and stdout.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use wire::{Admit, Admitted};
 
-/// A container has a file of its own, so each test has.
+/// A container has a file of its own, so each test has. Another process copies: a descriptor of ours, open for writing,
+/// would be inherited by what another test starts at that moment, and the file be busy.
 fn installed(dir: &Path) -> PathBuf {
     let path = dir.join("stead-agent");
-    fs::copy(env!("CARGO_BIN_EXE_stead-agent"), &path).expect("copied");
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_stead-agent")).arg(&path).status();
+    assert!(copied.is_ok_and(|status| status.success()), "not copied");
     path
 }
 
