@@ -9,6 +9,7 @@
 //!   were woken, as tokio's current-thread one does.
 
 mod link;
+mod patience;
 mod pool;
 mod reader;
 mod splice;

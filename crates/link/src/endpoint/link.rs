@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::mux::LinkId;
 
+use super::patience::Patience;
 use super::reader::{Read, Reader};
 use super::writer::Writer;
 use super::{Handle, LinkEnd, Shared};
@@ -36,6 +37,7 @@ where
     let Some(link) = Link::new(shared, number) else { return LinkEnd::NumberTaken };
     let mut reader = Reader::new(shared, link.id, check);
     let mut writer = Writer::new(hello);
+    let mut patience = Patience::default();
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let end = poll_fn(|cx| {
         let now = shared.now();
@@ -53,7 +55,14 @@ where
         if link.handle.is_silent() {
             return Poll::Ready(LinkEnd::Silent);
         }
-        if let Poll::Ready(Ok(Read::Part)) = read {
+        match read {
+            Poll::Ready(Ok(Read::Part)) => cx.waker().wake_by_ref(),
+            Poll::Ready(Ok(Read::All { frames })) => patience.read(now, frames),
+            _ => {}
+        }
+        // Bulk has its own link, and is not worth it.
+        if number == 0 && patience.lasts(now) {
+            rustix::thread::sched_yield();
             cx.waker().wake_by_ref();
         }
         Poll::Pending

@@ -21,8 +21,10 @@ const READ: usize = 64 << 10;
 
 /// What a read came to.
 pub(super) enum Read {
-    /// Everything that was there; the task is woken when more comes.
-    All,
+    /// Everything that was there, in so many frames; the task is woken when more comes.
+    All {
+        frames: usize,
+    },
     Part,
 }
 
@@ -51,16 +53,17 @@ where
     where
         R: AsyncRead + Unpin,
     {
-        let read = ready!(self.poll_fill(io, cx)).map_err(|error| match error.kind() {
+        let all = ready!(self.poll_fill(io, cx)).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => LinkEnd::Closed,
             _ => LinkEnd::Failed(error),
         })?;
-        Poll::Ready(self.pass_on(now).map(|()| read))
+        let frames = self.pass_on(now)?;
+        Poll::Ready(Ok(if all { Read::All { frames } } else { Read::Part }))
     }
 
     /// Reads what there is, up to about [`READ`], but waits only for the first byte. What came before the end of the pipe
-    /// is passed on before the end is told.
-    fn poll_fill(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<Read>> {
+    /// is passed on before the end is told. True: that was all.
+    fn poll_fill(&mut self, io: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
@@ -71,7 +74,7 @@ where
                 Poll::Ready(Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
                 Poll::Ready(Ok(_)) => continue,
                 Poll::Ready(Err(error)) => error,
-                Poll::Pending if self.buffer.len() > before => return Poll::Ready(Ok(Read::All)),
+                Poll::Pending if self.buffer.len() > before => return Poll::Ready(Ok(true)),
                 Poll::Pending => return Poll::Pending,
             };
             if self.buffer.len() == before {
@@ -80,10 +83,12 @@ where
             self.failed = Some(error);
             break;
         }
-        Poll::Ready(Ok(Read::Part))
+        Poll::Ready(Ok(false))
     }
 
-    fn pass_on(&mut self, now: Duration) -> Result<(), LinkEnd> {
+    /// Passes on what is whole, and what there is of data. Returns the frames begun.
+    fn pass_on(&mut self, now: Duration) -> Result<usize, LinkEnd> {
+        let mut frames = 0;
         loop {
             if let Some(header) = &mut self.data {
                 let len = self.buffer.len().min(header.len as usize);
@@ -92,22 +97,24 @@ where
                 header.len -= len as u32;
                 header.offset = header.offset.saturating_add(len as u64);
                 if header.len > 0 {
-                    return Ok(());
+                    return Ok(frames);
                 }
                 self.data = None;
             }
-            let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(()) };
+            let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(frames) };
             let header = Header::decode(header).map_err(ProtocolError::from)?;
             if header.kind == Kind::Data && self.check.is_none() {
                 self.buffer.advance(HEADER_LEN);
+                frames += 1;
                 self.data = Some(header).filter(|header| header.len > 0);
                 continue;
             }
             let whole = HEADER_LEN + header.len as usize;
             if self.buffer.len() < whole {
-                return Ok(());
+                return Ok(frames);
             }
             let frame = self.buffer.split_to(whole);
+            frames += 1;
             self.handle(header, &frame[HEADER_LEN..], now)?;
         }
     }
