@@ -57,7 +57,7 @@ where
         }
         match read {
             Poll::Ready(Ok(Read::Part)) => cx.waker().wake_by_ref(),
-            Poll::Ready(Ok(Read::All { frames })) => patience.read(now, frames),
+            Poll::Ready(Ok(Read::All(carried))) => patience.read(now, carried),
             _ => {}
         }
         // Bulk has its own link, and is not worth it.

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use crate::frame::{HEADER_LEN, Header, Kind, Reset};
 use crate::mux::{LinkId, ProtocolError};
 
+use super::patience::Carried;
 use super::{LinkEnd, Shared};
 
 /// What is read before it is passed on, and before other tasks of the thread have their turn.
@@ -21,10 +22,8 @@ const READ: usize = 64 << 10;
 
 /// What a read came to.
 pub(super) enum Read {
-    /// Everything that was there, in so many frames; the task is woken when more comes.
-    All {
-        frames: usize,
-    },
+    /// Everything that was there, and whose data it brought; the task is woken when more comes.
+    All(Carried),
     Part,
 }
 
@@ -57,8 +56,8 @@ where
             io::ErrorKind::UnexpectedEof => LinkEnd::Closed,
             _ => LinkEnd::Failed(error),
         })?;
-        let frames = self.pass_on(now)?;
-        Poll::Ready(Ok(if all { Read::All { frames } } else { Read::Part }))
+        let carried = self.pass_on(now)?;
+        Poll::Ready(Ok(if all { Read::All(carried) } else { Read::Part }))
     }
 
     /// Reads what there is, up to about [`READ`], but waits only for the first byte. What came before the end of the pipe
@@ -86,9 +85,9 @@ where
         Poll::Ready(Ok(false))
     }
 
-    /// Passes on what is whole, and what there is of data. Returns the frames begun.
-    fn pass_on(&mut self, now: Duration) -> Result<usize, LinkEnd> {
-        let mut frames = 0;
+    /// Passes on what is whole, and what there is of data. Returns the DATA data_frames begun.
+    fn pass_on(&mut self, now: Duration) -> Result<Carried, LinkEnd> {
+        let mut carried = Carried::Nothing;
         loop {
             if let Some(header) = &mut self.data {
                 let len = self.buffer.len().min(header.len as usize);
@@ -97,24 +96,23 @@ where
                 header.len -= len as u32;
                 header.offset = header.offset.saturating_add(len as u64);
                 if header.len > 0 {
-                    return Ok(frames);
+                    return Ok(carried);
                 }
                 self.data = None;
             }
-            let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(frames) };
+            let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(carried) };
             let header = Header::decode(header).map_err(ProtocolError::from)?;
             if header.kind == Kind::Data && self.check.is_none() {
                 self.buffer.advance(HEADER_LEN);
-                frames += 1;
+                carried = carried.and(header.flow);
                 self.data = Some(header).filter(|header| header.len > 0);
                 continue;
             }
             let whole = HEADER_LEN + header.len as usize;
             if self.buffer.len() < whole {
-                return Ok(frames);
+                return Ok(carried);
             }
             let frame = self.buffer.split_to(whole);
-            frames += 1;
             self.handle(header, &frame[HEADER_LEN..], now)?;
         }
     }
