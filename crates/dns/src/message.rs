@@ -163,7 +163,12 @@ impl Query {
         if let Some(at) = answer.opt_class {
             message[at..at + 2].copy_from_slice(&OWN_BUFFER.to_be_bytes());
         }
-        message
+        // A hostile server's names may point into what was just written.
+        let message = Bytes::from(message);
+        match Answer::parse(message.clone()) {
+            Some(_) => message.into(),
+            None => self.fail(SERVER_FAILURE),
+        }
     }
 
     /// A response without records.

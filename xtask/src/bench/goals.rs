@@ -103,8 +103,9 @@ impl Row {
 }
 
 const WAKE_UPS: &str = "a round trip wakes eight processes one after another, four of them on the other, idle core, which \
-    takes about 25 us each on this machine (a byte through a pipe and back: 4 us on one core, 52 between two). A raw pipe \
-    through the API server with nothing but TLS takes as long (next row); port-forward wakes only four more.";
+    takes about 25 us each on this machine (a byte through a pipe and back: 4 us on one core, 52 between two). Client and \
+    agent look again before they sleep (decision 7), which is why it takes less than a raw pipe (next row); what is left \
+    are the API server's wake-ups and the program's. kubectl port-forward wakes only four more.";
 const API_SERVER: &str = "the API server's own reads, writes and TLS cost about 1.1 s per GB whatever passes through it (a raw \
     pipe: the same), and here kubectl port-forward costs the cluster 4-6 s per GB, not the 8-10 that the goal was set by.";
 

@@ -141,3 +141,14 @@ fn an_answer_to_another_question_is_none() {
     assert!(is_response_to(&[0, 77, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0], &query));
     assert!(!is_response_to(&[0, 77, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], &query));
 }
+
+#[test]
+fn an_answer_whose_names_point_into_its_own_ttls_is_a_failure_not_nonsense() {
+    let bytes = include_bytes!("../../../../fuzz/corpus/messages/names-that-point-into-a-ttl");
+    let answer = Answer::parse(bytes.as_slice().into()).expect("well formed as it came");
+    let asked = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &answer.bytes[HEADER..answer.question_end]].concat();
+    let Ok(query) = Query::parse(&asked) else { panic!("a question") };
+    let response = query.respond(&answer, Duration::from_secs(3), 512);
+    let again = Answer::parse(response.into()).expect("reads back");
+    assert!(again.answers(&query, query.id) && again.rcode() == SERVER_FAILURE);
+}
