@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::arena::{Arena, Found};
+use crate::bench::manifest::Place;
 use crate::bench::paths::Paths;
 use crate::bench::samples::Samples;
 
@@ -78,10 +79,28 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     crate::test::end_gently()?;
     let plan = Plan::of(args);
     let arena = Arena::prepare(Found::Keep, &[])?;
-    let place = manifest::Place::make(&arena)?;
+    let place = Place::make(&arena)?;
+    let mut samples = measure(args, plan, &arena, &place)?;
+    let mut missed = missed_at_half_strength(&samples);
+    if args.smoke && !missed.is_empty() {
+        // The machine is shared, and now and then slow for a minute: what is really slower is so twice.
+        eprintln!("missed by more than half: {}; measured once more", missed.join(", "));
+        samples = measure(args, plan, &arena, &place)?;
+        let again = missed_at_half_strength(&samples);
+        missed.retain(|goal| again.contains(goal));
+    }
+    let goals = goals::judge(&samples);
+    println!("{}", report::text(&samples, &goals));
+    if args.out.is_some() || !(args.smoke || args.only.is_some()) {
+        report::write(args.out.as_deref(), &samples, &goals, plan)?;
+    }
+    Ok(if args.smoke && !missed.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn measure(args: &Args, plan: Plan<'_>, arena: &Arena, place: &Place) -> Result<Samples> {
     let mut samples = Samples::default();
     {
-        let mut paths = Paths::open(&arena, &place)?;
+        let mut paths = Paths::open(arena, place)?;
         if !args.wan {
             rounds::near(&mut paths, plan, &mut samples)?;
         }
@@ -90,13 +109,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     if !args.wan && args.only.is_none() {
-        start::measure(&arena, plan, &mut samples)?;
+        start::measure(arena, plan, &mut samples)?;
     }
-    let goals = goals::judge(&samples);
-    println!("{}", report::text(&samples, &goals));
-    if args.out.is_some() || !(args.smoke || args.only.is_some()) {
-        report::write(args.out.as_deref(), &samples, &goals, plan)?;
-    }
-    let missed = goals.iter().filter(|goal| goal.is_missed_at_half_strength()).count();
-    Ok(if args.smoke && missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(samples)
+}
+
+fn missed_at_half_strength(samples: &Samples) -> Vec<&'static str> {
+    goals::judge(samples).iter().filter(|goal| goal.is_missed_at_half_strength()).map(|goal| goal.what).collect()
 }
