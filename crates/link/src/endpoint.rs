@@ -38,7 +38,7 @@ pub use stream::FlowStream;
 
 use pool::Pool;
 
-/// Tasks run between two looks at the kernel. Each may carry 256 KiB, some 0.1 ms; tokio's own number of 61 would let
+/// Tasks run between two looks at the kernel. Each may carry 128 KiB, some 0.1 ms; tokio's own number of 61 would let
 /// a small flow wait for many milliseconds beside a bulk one.
 const TASKS_AT_ONCE: u32 = 2;
 

@@ -42,8 +42,9 @@ impl Processes {
         let mut client = vec![session];
         client.extend(descendants_called(session, "stead"));
         // The API shows a container a moment after it runs.
-        let agent =
-            within(Duration::from_secs(10), || Some(agents(lab)?).filter(|a| !a.is_empty()).context("no agent runs"))?;
+        let agent = within(Duration::from_secs(10), || {
+            Some(agents_of(&pods(lab)?)).filter(|a| !a.is_empty()).context("no agent runs")
+        })?;
         let pipe: Vec<u32> = called("testpipe").into_iter().filter(|pid| !relays.contains(pid)).collect();
         ensure!(!pipe.is_empty(), "no raw pipe runs");
         let by_path = BTreeMap::from([
@@ -111,12 +112,16 @@ fn seconds(pid: u32) -> f64 {
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
 }
 
-/// The running agents in the benchmark's pods; other namespaces may have their own.
-pub(crate) fn agents(lab: &Lab) -> Result<Vec<u32>> {
+/// The benchmark's pods; other namespaces may have agents of their own.
+pub(crate) fn pods(lab: &Lab) -> Result<Vec<Value>> {
     let pods = lab.kubectl_json(&["get", "pods", "-n", NAMESPACE])?;
-    let pods = pods["items"].as_array().cloned().unwrap_or_default();
-    let agents = containers(&pods).into_iter().filter(|container| container.name.starts_with(AGENT));
-    Ok(agents.flat_map(|container| container.pids).collect())
+    Ok(pods["items"].as_array().cloned().unwrap_or_default())
+}
+
+/// The running agents in the pods.
+pub(crate) fn agents_of(pods: &[Value]) -> Vec<u32> {
+    let agents = containers(pods).into_iter().filter(|container| container.name.starts_with(AGENT));
+    agents.flat_map(|container| container.pids).collect()
 }
 
 /// Processes by their `comm`.

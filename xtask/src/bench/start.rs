@@ -8,9 +8,8 @@ use testkit::lab::{Shell, until, within};
 
 use crate::arena::Arena;
 use crate::bench::Plan;
-use crate::bench::manifest::NAMESPACE;
 use crate::bench::paths::{Path, stead};
-use crate::bench::processes::{agents, descendants_called, memory};
+use crate::bench::processes::{agents_of, descendants_called, memory, pods};
 use crate::bench::samples::Samples;
 use crate::dist;
 
@@ -36,10 +35,9 @@ pub(crate) fn measure(arena: &Arena, plan: Plan<'_>, samples: &mut Samples) -> R
 /// adds up to 1.7 s for who starts again at once without a parked agent.
 fn wait_for_no_agent(arena: &Arena) -> Result<()> {
     within(Duration::from_secs(90), || {
-        ensure!(agents(arena.lab())?.is_empty(), "the agent does not end");
-        let pods = arena.lab().kubectl_json(&["get", "pods", "-n", NAMESPACE])?;
-        let pods = pods["items"].as_array().into_iter().flatten();
-        let mut agents = pods.flat_map(|pod| pod["status"]["ephemeralContainerStatuses"].as_array()).flatten();
+        let pods = pods(arena.lab())?;
+        ensure!(agents_of(&pods).is_empty(), "the agent does not end");
+        let mut agents = pods.iter().flat_map(|pod| pod["status"]["ephemeralContainerStatuses"].as_array()).flatten();
         ensure!(agents.all(|agent| agent["state"]["terminated"].is_object()), "the cluster does not know its end");
         Ok(())
     })
@@ -73,7 +71,7 @@ fn at_rest(arena: &Arena, samples: &mut Samples) -> Result<()> {
     }
     samples.add("client at rest, MB resident", Path::Stead, rss);
     samples.add("client at rest, MB proportional", Path::Stead, pss);
-    let agent = agents(arena.lab())?.first().copied().context("no agent runs")?;
+    let agent = agents_of(&pods(arena.lab())?).first().copied().context("no agent runs")?;
     samples.add("agent at rest, MB resident", Path::Stead, memory(agent)?.0);
     drop(session);
     let parked = within(REST, || memory(agent))?;

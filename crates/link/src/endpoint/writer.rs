@@ -13,7 +13,8 @@ use crate::mux::{Frame, LinkId};
 
 use super::Shared;
 
-/// Most bytes and frames of one vectored write. Measured best with rustls' buffer of the same size.
+/// Most bytes and frames of one vectored write: twice as much gains 3 % of bulk, and a small flow beside waits for it; half
+/// of it loses a tenth.
 const BATCH_BYTES: usize = 128 << 10;
 const BATCH_FRAMES: usize = 64;
 

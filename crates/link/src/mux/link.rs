@@ -35,11 +35,6 @@ impl LinkSet {
         self.0 & (1 << link.0) != 0
     }
 
-    /// Adds the other's links.
-    pub fn merge(&mut self, other: LinkSet) {
-        self.0 |= other.0;
-    }
-
     pub(super) fn insert(&mut self, link: LinkId) {
         self.0 |= 1 << link.0;
     }
