@@ -24,8 +24,10 @@ struct Row {
     what: &'static str,
     expression: Expression,
     limit: Limit,
-    /// What keeps it from being met, as a profile showed. Such a goal is measured and told, and does not fail CI.
+    /// What keeps it from being met, as a profile showed.
     obstacle: Option<&'static str>,
+    /// The obstacle keeps it from half its strength, too: it is measured and told, and does not fail CI.
+    is_only_told: bool,
 }
 
 /// One goal and what came of it.
@@ -34,6 +36,7 @@ pub(crate) struct Judged {
     pub(crate) value: Option<f64>,
     limit: Limit,
     obstacle: Option<&'static str>,
+    is_only_told: bool,
 }
 
 impl Judged {
@@ -43,7 +46,7 @@ impl Judged {
 
     /// Whether it fails CI: measured, and worse than half of what was asked for.
     pub(crate) fn is_missed_at_half_strength(&self) -> bool {
-        self.obstacle.is_none() && self.value.is_some_and(|value| !self.limit.half().holds(value))
+        !self.is_only_told && self.value.is_some_and(|value| !self.limit.half().holds(value))
     }
 
     /// Why it is not met, if that is known.
@@ -84,21 +87,31 @@ impl Limit {
 }
 
 const fn ratio(what: &'static str, of: Figure, to: Figure, limit: Limit) -> Row {
-    Row { what, expression: Expression::Ratio(of, to), limit, obstacle: None }
+    Row { what, expression: Expression::Ratio(of, to), limit, obstacle: None, is_only_told: false }
 }
 
 const fn value(what: &'static str, figure: &'static str, limit: f64) -> Row {
-    Row { what, expression: Expression::Value((figure, Stead)), limit: Limit::AtMost(limit), obstacle: None }
+    Row {
+        what,
+        expression: Expression::Value((figure, Stead)),
+        limit: Limit::AtMost(limit),
+        obstacle: None,
+        is_only_told: false,
+    }
 }
 
 const fn cluster_cpu(what: &'static str, name: &'static str) -> Row {
     let (expression, limit) = (Expression::ClusterCpu(name, Stead, Forward), Limit::AtMost(0.2));
-    Row { what, expression, limit, obstacle: Some(API_SERVER) }
+    Row { what, expression, limit, obstacle: Some(API_SERVER), is_only_told: false }
 }
 
 impl Row {
     const fn kept_from_by(self, obstacle: &'static str) -> Row {
         Row { obstacle: Some(obstacle), ..self }
+    }
+
+    const fn only_told(self) -> Row {
+        Row { is_only_told: true, ..self }
     }
 }
 
@@ -116,7 +129,7 @@ const GOALS: [Row; 23] = [
     ratio("one flow down, to a raw pipe", ("down, Gbit/s", Stead), ("down, Gbit/s", Raw), Limit::AtLeast(0.75)),
     ratio("one flow up, to a raw pipe", ("up, Gbit/s", Stead), ("up, Gbit/s", Raw), Limit::AtLeast(0.75)),
     ratio("round trip p50, to port-forward", ("round trip, p50 us", Stead), ("round trip, p50 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS),
-    ratio("round trip p99, to port-forward", ("round trip, p99 us", Stead), ("round trip, p99 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS),
+    ratio("round trip p99, to port-forward", ("round trip, p99 us", Stead), ("round trip, p99 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS).only_told(),
     ratio("round trip p50, to a raw pipe", ("round trip, p50 us", Stead), ("round trip, p50 us", Raw), Limit::AtMost(1.25)),
     ratio("small flow beside a bulk one, to its own alone", ("beside bulk, p50 us", Stead), ("round trip, p50 us", Stead), Limit::AtMost(3.0)),
     ratio("new connection + first byte p50, to port-forward", ("new connection, p50 us", Stead), ("new connection, p50 us", Forward), Limit::AtMost(0.2)),
@@ -142,6 +155,7 @@ pub(crate) fn judge(samples: &Samples) -> Vec<Judged> {
         value: row.expression.of(samples),
         limit: row.limit,
         obstacle: row.obstacle,
+        is_only_told: row.is_only_told,
     });
     judged.collect()
 }
@@ -167,7 +181,7 @@ mod tests {
     use super::*;
 
     fn judged(value: f64, limit: Limit) -> Judged {
-        Judged { what: "", value: Some(value), limit, obstacle: None }
+        Judged { what: "", value: Some(value), limit, obstacle: None, is_only_told: false }
     }
 
     #[test]
@@ -182,8 +196,10 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_with_an_obstacle_is_told_and_does_not_fail() {
-        let kept = Judged { obstacle: Some("physics"), ..judged(0.9, Limit::AtMost(0.25)) };
+    fn a_goal_that_is_only_told_does_not_fail_and_one_that_is_explained_does() {
+        let explained = Judged { obstacle: Some("physics"), ..judged(0.9, Limit::AtMost(0.25)) };
+        assert!(explained.is_missed_at_half_strength(), "an explanation is no excuse");
+        let kept = Judged { is_only_told: true, ..explained };
         assert!(!kept.is_met() && !kept.is_missed_at_half_strength());
         assert_eq!((kept.verdict(), kept.obstacle()), ("NOT MET", Some("physics")));
         let met = Judged { obstacle: Some("physics"), ..judged(0.2, Limit::AtMost(0.25)) };
