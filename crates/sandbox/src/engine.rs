@@ -165,7 +165,8 @@ impl Engine {
 
     fn accepted(&mut self, stream: TcpStream, from: SocketAddr) {
         // A flow that just vanishes, with this process for one, shall end in a reset and never look complete.
-        let (Ok(()), Ok(to)) = (stream.set_zero_linger(), stream.local_addr()) else { return };
+        let prepared = stream.set_zero_linger().and_then(|()| stream.set_nodelay(true));
+        let (Ok(()), Ok(to)) = (prepared, stream.local_addr()) else { return };
         match self.flows.accepted((from, to)) {
             Some(far) => drop(self.running.spawn(far(stream))),
             None => debug!(%to, "a connection came without its dial"),
