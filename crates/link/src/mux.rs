@@ -492,6 +492,11 @@ impl Mux {
         ids
     }
 
+    /// The shortest that PINGs have lately taken.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.links.shortest_round_trip()
+    }
+
     fn transmit_pings(&mut self, on: LinkId, out: &mut Vec<Frame>, now: Duration) {
         let Some(link) = self.links.get_mut(on) else { return };
         if let Some(number) = link.pong_due.take() {

@@ -2,6 +2,7 @@
 
 use crate::bench::paths::Path;
 use crate::bench::samples::Samples;
+use crate::bench::start;
 
 use Path::{Forward, Plain, Pod, Raw, Stead};
 
@@ -11,7 +12,8 @@ enum Expression {
     Ratio(Figure, Figure),
     /// What the cluster's own processes spend for a byte, to what they spend on another path.
     ClusterCpu(&'static str, Path, Path),
-    Value(Figure),
+    /// The figure that is called like the goal.
+    Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,30 +34,37 @@ struct Row {
 
 /// One goal and what came of it.
 pub(crate) struct Judged {
+    row: &'static Row,
     pub(crate) what: &'static str,
     pub(crate) value: Option<f64>,
-    limit: Limit,
-    obstacle: Option<&'static str>,
-    is_only_told: bool,
 }
 
 impl Judged {
     pub(crate) fn is_met(&self) -> bool {
-        self.value.is_some_and(|value| self.limit.holds(value))
+        self.value.is_some_and(|value| self.row.limit.holds(value))
     }
 
     /// Whether it fails CI: measured, and worse than half of what was asked for.
     pub(crate) fn is_missed_at_half_strength(&self) -> bool {
-        !self.is_only_told && self.value.is_some_and(|value| !self.limit.half().holds(value))
+        !self.row.is_only_told && self.value.is_some_and(|value| !self.row.limit.half().holds(value))
     }
 
     /// Why it is not met, if that is known.
     pub(crate) fn obstacle(&self) -> Option<&'static str> {
-        self.obstacle.filter(|_| self.value.is_some() && !self.is_met())
+        self.row.obstacle.filter(|_| self.value.is_some() && !self.is_met())
+    }
+
+    /// What has to be measured to judge it again.
+    pub(crate) fn measurements(&self) -> Vec<&'static str> {
+        match self.row.expression {
+            Expression::Ratio((of, _), (to, _)) => vec![measurement(of), measurement(to)],
+            Expression::ClusterCpu(name, ..) => vec![name],
+            Expression::Value => vec![start::NAME],
+        }
     }
 
     pub(crate) fn goal(&self) -> String {
-        match self.limit {
+        match self.row.limit {
             Limit::AtLeast(limit) => format!("≥ {limit}"),
             Limit::AtMost(limit) => format!("≤ {limit}"),
         }
@@ -86,18 +95,18 @@ impl Limit {
     }
 }
 
+/// The measurement that a figure belongs to: the figure's name without what follows its last comma.
+fn measurement(figure: &'static str) -> &'static str {
+    figure.rsplit_once(", ").map_or(figure, |(measurement, _)| measurement)
+}
+
 const fn ratio(what: &'static str, of: Figure, to: Figure, limit: Limit) -> Row {
     Row { what, expression: Expression::Ratio(of, to), limit, obstacle: None, is_only_told: false }
 }
 
-const fn value(what: &'static str, figure: &'static str, limit: f64) -> Row {
-    Row {
-        what,
-        expression: Expression::Value((figure, Stead)),
-        limit: Limit::AtMost(limit),
-        obstacle: None,
-        is_only_told: false,
-    }
+/// A figure of stead's own, called like its goal.
+const fn value(what: &'static str, limit: f64) -> Row {
+    Row { what, expression: Expression::Value, limit: Limit::AtMost(limit), obstacle: None, is_only_told: false }
 }
 
 const fn cluster_cpu(what: &'static str, name: &'static str) -> Row {
@@ -106,6 +115,20 @@ const fn cluster_cpu(what: &'static str, name: &'static str) -> Row {
 }
 
 impl Row {
+    fn value(&self, samples: &Samples) -> Option<f64> {
+        match self.expression {
+            Expression::Ratio(of, to) => samples.ratio(of, to),
+            Expression::Value => samples.median(self.what, Stead),
+            Expression::ClusterCpu(name, path, other) => {
+                let sum = |path| -> Option<f64> {
+                    let roles = ["apiserver", "kubelet", "containerd"];
+                    roles.iter().map(|role| samples.median(&format!("{name}, CPU s/GB {role}"), path)).sum()
+                };
+                Some(sum(path)? / sum(other)?)
+            }
+        }
+    }
+
     const fn kept_from_by(self, obstacle: &'static str) -> Row {
         Row { obstacle: Some(obstacle), ..self }
     }
@@ -123,7 +146,7 @@ const API_SERVER: &str = "the API server's own reads, writes and TLS cost about 
     pipe: the same), and here kubectl port-forward costs the cluster 4-6 s per GB, not the 8-10 that the goal was set by.";
 
 #[rustfmt::skip]
-const GOALS: [Row; 23] = [
+static GOALS: [Row; 23] = [
     ratio("one flow down, to port-forward", ("down, Gbit/s", Stead), ("down, Gbit/s", Forward), Limit::AtLeast(2.0)),
     ratio("one flow up, to port-forward", ("up, Gbit/s", Stead), ("up, Gbit/s", Forward), Limit::AtLeast(2.0)),
     ratio("one flow down, to a raw pipe", ("down, Gbit/s", Stead), ("down, Gbit/s", Raw), Limit::AtLeast(0.75)),
@@ -139,71 +162,59 @@ const GOALS: [Row; 23] = [
     ratio("20 ms: new connection + first byte p50, to plain TCP", ("20 ms: new connection, p50 us", Stead), ("20 ms: new connection, p50 us", Plain), Limit::AtMost(1.1)),
     ratio("20 ms: one flow down, to plain TCP", ("20 ms: down, Gbit/s", Stead), ("20 ms: down, Gbit/s", Plain), Limit::AtLeast(1.1)),
     ratio("20 ms, 0.1 % loss: four flows down, to plain TCP", ("20 ms, 0.1 % loss: four flows down, Gbit/s", Stead), ("20 ms, 0.1 % loss: four flows down, Gbit/s", Plain), Limit::AtLeast(1.5)),
-    value("start cold, s", "start, cold, s", 1.5),
-    value("start on a running agent, s", "start, on a running agent, s", 0.3),
-    value("client at rest, MB resident", "client at rest, MB resident", 25.0),
-    value("client at rest, MB proportional", "client at rest, MB proportional", 25.0),
-    value("agent at rest, MB resident", "agent at rest, MB resident", 12.0),
-    value("parked agent, MB resident", "parked agent, MB resident", 8.0),
-    value("stead with the agent inside, MB", "stead with the agent inside, MB", 20.0),
-    value("stead-agent, MB", "stead-agent, MB", 20.0),
+    value("start cold, s", 1.5),
+    value("start on a running agent, s", 0.3),
+    value("client at rest, MB resident", 25.0),
+    value("client at rest, MB proportional", 25.0),
+    value("agent at rest, MB resident", 12.0),
+    value("parked agent, MB resident", 8.0),
+    value("stead with the agent inside, MB", 20.0),
+    value("stead-agent, MB", 20.0),
 ];
 
 pub(crate) fn judge(samples: &Samples) -> Vec<Judged> {
-    let judged = GOALS.iter().map(|row| Judged {
-        what: row.what,
-        value: row.expression.of(samples),
-        limit: row.limit,
-        obstacle: row.obstacle,
-        is_only_told: row.is_only_told,
-    });
-    judged.collect()
-}
-
-impl Expression {
-    fn of(&self, samples: &Samples) -> Option<f64> {
-        match self {
-            Expression::Ratio(of, to) => samples.ratio(*of, *to),
-            Expression::Value((figure, path)) => samples.median(figure, *path),
-            Expression::ClusterCpu(name, path, other) => {
-                let sum = |path| -> Option<f64> {
-                    let roles = ["apiserver", "kubelet", "containerd"];
-                    roles.iter().map(|role| samples.median(&format!("{name}, CPU s/GB {role}"), path)).sum()
-                };
-                Some(sum(*path)? / sum(*other)?)
-            }
-        }
-    }
+    GOALS.iter().map(|row| Judged { row, what: row.what, value: row.value(samples) }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::rounds;
 
-    fn judged(value: f64, limit: Limit) -> Judged {
-        Judged { what: "", value: Some(value), limit, obstacle: None, is_only_told: false }
+    const SLOW: Row = ratio("", ("", Stead), ("", Forward), Limit::AtMost(0.25));
+
+    fn judged(value: f64, row: Row) -> Judged {
+        Judged { row: Box::leak(Box::new(row)), what: "", value: Some(value) }
     }
 
     #[test]
     fn half_strength_is_twice_or_half_the_limit() {
-        let slow = judged(0.9, Limit::AtLeast(2.0));
-        assert!(!slow.is_met() && slow.is_missed_at_half_strength());
-        let fair = judged(1.1, Limit::AtLeast(2.0));
-        assert!(!fair.is_met() && !fair.is_missed_at_half_strength());
-        let late = judged(0.6, Limit::AtMost(0.25));
+        let fast = |value| judged(value, Row { limit: Limit::AtLeast(2.0), ..SLOW });
+        assert!(!fast(0.9).is_met() && fast(0.9).is_missed_at_half_strength());
+        assert!(!fast(1.1).is_met() && !fast(1.1).is_missed_at_half_strength());
+        let late = judged(0.6, SLOW);
         assert!(!late.is_met() && late.is_missed_at_half_strength());
-        assert!(judged(0.2, Limit::AtMost(0.25)).is_met());
+        assert!(judged(0.2, SLOW).is_met());
     }
 
     #[test]
     fn a_goal_that_is_only_told_does_not_fail_and_one_that_is_explained_does() {
-        let explained = Judged { obstacle: Some("physics"), ..judged(0.9, Limit::AtMost(0.25)) };
+        let explained = judged(0.9, SLOW.kept_from_by("physics"));
         assert!(explained.is_missed_at_half_strength(), "an explanation is no excuse");
-        let kept = Judged { is_only_told: true, ..explained };
+        let kept = judged(0.9, SLOW.kept_from_by("physics").only_told());
         assert!(!kept.is_met() && !kept.is_missed_at_half_strength());
         assert_eq!((kept.verdict(), kept.obstacle()), ("NOT MET", Some("physics")));
-        let met = Judged { obstacle: Some("physics"), ..judged(0.2, Limit::AtMost(0.25)) };
+        let met = judged(0.2, SLOW.kept_from_by("physics"));
         assert_eq!((met.verdict(), met.obstacle()), ("met", None));
+    }
+
+    #[test]
+    fn every_goal_names_measurements_that_are_taken() {
+        for goal in judge(&Samples::default()) {
+            for measurement in goal.measurements() {
+                assert!(rounds::names().chain([start::NAME]).any(|name| name == measurement), "{measurement}");
+            }
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) fn text(samples: &Samples, goals: &[Judged]) -> String {
 }
 
 /// Writes the raw figures, and the page where no other place was named for them.
-pub(crate) fn write(out: Option<&File>, samples: &Samples, goals: &[Judged], plan: Plan<'_>) -> Result<()> {
+pub(crate) fn write(out: Option<&File>, samples: &Samples, goals: &[Judged], plan: &Plan) -> Result<()> {
     let date = shell::run("date +%F")?.trim().to_owned();
     let docs = cache::checkout().join("docs");
     let raw = out.map_or_else(|| docs.join("benchmarks").join(format!("{date}.json")), File::to_owned);
@@ -46,7 +46,7 @@ pub(crate) fn write(out: Option<&File>, samples: &Samples, goals: &[Judged], pla
     Ok(())
 }
 
-fn page(date: &str, machine: &Value, samples: &Samples, goals: &[Judged], plan: Plan<'_>) -> String {
+fn page(date: &str, machine: &Value, samples: &Samples, goals: &[Judged], plan: &Plan) -> String {
     format!(
         "# Benchmarks\n\nMeasured by `cargo xtask bench` on {date}: {}. Client, API server, agent, server and load share \
          the machine's cores. {} interleaved rounds of {} s each ({} of {} s over 20 ms); medians, and for goals the \

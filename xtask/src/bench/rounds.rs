@@ -36,8 +36,18 @@ const FAR: [Measurement; 3] = [
 
 const LOSSY: [Measurement; 1] = [("20 ms, 0.1 % loss: four flows down", "--mode s -p 4", &[Plain, Stead], &[])];
 
+/// What is measured over paths of 20 ms.
+pub(crate) fn far_names() -> impl Iterator<Item = &'static str> {
+    FAR.iter().chain(&LOSSY).map(|(name, ..)| *name)
+}
+
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    NEAR.iter().map(|(name, ..)| *name).chain(far_names())
+}
+
 /// Everything within the machine.
-pub(crate) fn near(paths: &mut Paths, plan: Plan<'_>, samples: &mut Samples) -> Result<()> {
+pub(crate) fn near(paths: &mut Paths, plan: &Plan, samples: &mut Samples) -> Result<()> {
     for round in 0..plan.rounds {
         eprintln!("round {} of {}", round + 1, plan.rounds);
         take(paths, plan, &NEAR, (round, plan.seconds), samples)?;
@@ -46,7 +56,7 @@ pub(crate) fn near(paths: &mut Paths, plan: Plan<'_>, samples: &mut Samples) -> 
 }
 
 /// Over a path of 20 ms; plain TCP needs pod addresses to be reachable.
-pub(crate) fn far(paths: &mut Paths, plan: Plan<'_>, samples: &mut Samples) -> Result<()> {
+pub(crate) fn far(paths: &mut Paths, plan: &Plan, samples: &mut Samples) -> Result<()> {
     let lab = paths.lab().clone();
     lab.testbed(&["route", "on"])?;
     let done = (|| {
@@ -69,13 +79,12 @@ pub(crate) fn far(paths: &mut Paths, plan: Plan<'_>, samples: &mut Samples) -> R
 /// One round. The paths take turns in being first.
 fn take(
     paths: &mut Paths,
-    plan: Plan<'_>,
+    plan: &Plan,
     measurements: &[Measurement],
     (round, seconds): (usize, f64),
     samples: &mut Samples,
 ) -> Result<()> {
-    let chosen = |name: &str| plan.only.is_none_or(|only| name.contains(only));
-    for (name, flags, full, short) in measurements.iter().filter(|(name, ..)| chosen(name)) {
+    for (name, flags, full, short) in measurements.iter().filter(|(name, ..)| plan.wants(name)) {
         let over = if plan.smoke { short } else { full };
         for i in 0..over.len() {
             crate::test::stop_if_interrupted()?;

@@ -18,6 +18,11 @@ impl Samples {
         self.figures.entry(measurement.to_owned()).or_default().entry(path).or_default().push(figure);
     }
 
+    /// Takes another run's figures for those of the same name.
+    pub(crate) fn replace(&mut self, other: Samples) {
+        self.figures.extend(other.figures);
+    }
+
     /// Median over the rounds.
     pub(crate) fn median(&self, measurement: &str, path: Path) -> Option<f64> {
         median(self.figures.get(measurement)?.get(&path)?.clone())

@@ -13,19 +13,22 @@ use crate::bench::processes::{agents_of, descendants_called, memory, pods};
 use crate::bench::samples::Samples;
 use crate::dist;
 
+/// What all of this is called where measurements are chosen by name.
+pub(crate) const NAME: &str = "start and rest";
+
 /// Time for the session's buffers to be given back before memory is looked at: longer than one PING.
 const REST: Duration = Duration::from_secs(6);
 
-pub(crate) fn measure(arena: &Arena, plan: Plan<'_>, samples: &mut Samples) -> Result<()> {
+pub(crate) fn measure(arena: &Arena, plan: &Plan, samples: &mut Samples) -> Result<()> {
     sizes(arena, samples)?;
     wait_for_no_agent(arena)?;
     for _ in 0..plan.starts {
-        samples.add("start, cold, s", Path::Stead, run_true(arena, "0s")?);
+        samples.add("start cold, s", Path::Stead, run_true(arena, "0s")?);
         wait_for_no_agent(arena)?;
     }
     run_true(arena, "60s")?;
     for _ in 0..plan.starts {
-        samples.add("start, on a running agent, s", Path::Stead, run_true(arena, "60s")?);
+        samples.add("start on a running agent, s", Path::Stead, run_true(arena, "60s")?);
     }
     at_rest(arena, samples)
 }

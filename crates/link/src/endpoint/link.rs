@@ -57,7 +57,9 @@ where
         }
         match read {
             Poll::Ready(Ok(Read::Part)) => cx.waker().wake_by_ref(),
-            Poll::Ready(Ok(Read::All(carried))) => patience.read(now, carried),
+            Poll::Ready(Ok(Read::All(carried))) => {
+                patience.read(now, carried, shared.with(|core| core.mux.round_trip()))
+            }
             _ => {}
         }
         // Bulk has its own link, and is not worth it.

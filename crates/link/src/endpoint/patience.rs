@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use crate::frame::FlowId;
 
-/// How long to look. Also what counts as a quick answer.
-const LOOK: Duration = Duration::from_micros(500);
-/// Quick answers in a row, more or less, before it is worth while.
-const ENOUGH: u8 = 4;
-const MOST: u8 = 8;
+/// How long to look.
+const LOOK: Duration = Duration::from_millis(1);
+/// Round trips of a link on which answers can be expected within that time.
+const NEAR: Duration = Duration::from_millis(3);
+/// How long flows that came in turns count as several at once.
+const CROWDED: Duration = Duration::from_millis(2);
 
 /// Whose data a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,35 +36,42 @@ impl Carried {
 
 #[derive(Debug, Default)]
 pub(super) struct Patience {
-    quick: u8,
-    /// The last read.
-    read: Duration,
+    /// Until when to look.
+    until: Duration,
     /// The last data: whose, and when.
     data: Option<(FlowId, Duration)>,
     /// Several flows have data under way: there is no idle moment to save, and others want the processor.
-    crowded: bool,
+    crowded_until: Duration,
 }
 
 impl Patience {
-    /// Something was read.
-    pub(super) fn read(&mut self, now: Duration, carried: Carried) {
-        let quick = now.saturating_sub(self.read) <= LOOK;
-        self.quick = if quick { (self.quick + 1).min(MOST) } else { self.quick / 2 };
-        self.read = now;
+    /// Something was read from a link with this round trip.
+    pub(super) fn read(&mut self, now: Duration, carried: Carried, round_trip: Option<Duration>) {
+        if round_trip.is_some_and(|round_trip| round_trip <= NEAR) {
+            self.until = now + LOOK;
+        }
+        if self.is_crowd(carried, now) {
+            self.crowded_until = now + CROWDED;
+        }
+        if let Carried::One(flow) = carried {
+            self.data = Some((flow, now));
+        }
+    }
+
+    /// Flows that follow one another, each opened when the one before is done, are no crowd.
+    fn is_crowd(&self, carried: Carried, now: Duration) -> bool {
         match carried {
-            Carried::Nothing => {}
+            Carried::Nothing => false,
             Carried::One(flow) => {
-                let other = |(last, at)| last != flow && now.saturating_sub(at) < LOOK;
-                self.crowded = self.data.is_some_and(other);
-                self.data = Some((flow, now));
+                self.data.is_some_and(|(last, at)| last.0 > flow.0 && now.saturating_sub(at) < CROWDED)
             }
-            Carried::Several => self.crowded = true,
+            Carried::Several => true,
         }
     }
 
     /// Whether to look again now.
     pub(super) fn lasts(&self, now: Duration) -> bool {
-        !self.crowded && self.quick >= ENOUGH && now.saturating_sub(self.read) < LOOK
+        now < self.until && now >= self.crowded_until
     }
 }
 
@@ -71,38 +79,45 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// Reads after so many microseconds each, with data of these flows in turn.
-    fn after(gaps: &[u64], flows: &[u32]) -> (Patience, Duration) {
-        let (mut patience, mut now) = (Patience::default(), Duration::from_secs(1));
-        for (gap, flow) in gaps.iter().zip(flows.iter().cycle()) {
-            now += Duration::from_micros(*gap);
-            patience.read(now, Carried::Nothing.and(FlowId(*flow)));
+    const START: Duration = Duration::from_secs(1);
+    const STEP: Duration = Duration::from_micros(100);
+
+    /// Reads every 100 us, each with data of the next of these flows, on a path with this round trip.
+    fn after(flows: &[u32], round_trip: Option<u64>) -> (Patience, Duration) {
+        let (mut patience, mut now) = (Patience::default(), START);
+        for flow in flows {
+            now += STEP;
+            patience.read(now, Carried::Nothing.and(FlowId(*flow)), round_trip.map(Duration::from_micros));
         }
         (patience, now)
     }
 
     #[test]
-    fn it_looks_again_for_a_moment_where_answers_were_quick() {
-        let (patience, now) = after(&[200; 10], &[1]);
+    fn it_looks_again_for_a_moment_where_the_other_side_is_near() {
+        let (patience, now) = after(&[1], Some(200));
         assert!(patience.lasts(now) && patience.lasts(now + LOOK / 2));
         assert!(!patience.lasts(now + LOOK), "an idle session costs nothing");
     }
 
     #[test]
-    fn it_sleeps_where_the_other_side_is_far() {
-        for gaps in [&[1_000; 10][..], &[200, 200, 1_000, 200, 200, 1_000]] {
-            let (patience, now) = after(gaps, &[1]);
-            assert!(!patience.lasts(now), "{gaps:?}");
+    fn it_sleeps_where_the_other_side_is_far_or_may_be() {
+        for round_trip in [None, Some(20_000)] {
+            let (patience, now) = after(&[1, 1, 1], round_trip);
+            assert!(!patience.lasts(now), "{round_trip:?}");
         }
+        assert!(!Patience::default().lasts(START), "nothing was read");
     }
 
     #[test]
     fn it_sleeps_where_several_flows_are_under_way_but_not_where_one_follows_another() {
-        let (mut patience, now) = after(&[100; 10], &[1, 3]);
+        let (patience, now) = after(&[1, 3, 5, 5, 7], Some(200));
+        assert!(patience.lasts(now));
+        let (mut patience, now) = after(&[1, 3, 1], Some(200));
         assert!(!patience.lasts(now));
-        patience.read(now + LOOK, Carried::Nothing.and(FlowId(5)));
-        assert!(patience.lasts(now + LOOK));
-        patience.read(now + LOOK, Carried::Nothing.and(FlowId(5)).and(FlowId(7)));
-        assert!(!patience.lasts(now + LOOK));
+        let later = now + CROWDED;
+        patience.read(later, Carried::Nothing.and(FlowId(5)), Some(STEP));
+        assert!(patience.lasts(later), "the crowd is gone");
+        patience.read(later, Carried::Nothing.and(FlowId(5)).and(FlowId(7)), Some(STEP));
+        assert!(!patience.lasts(later));
     }
 }
