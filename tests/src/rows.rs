@@ -2,18 +2,24 @@
 
 mod bytes;
 mod control;
+mod datagrams;
+mod egress;
 mod end;
 mod environment;
 mod hostile;
 mod input;
 mod languages;
+mod loss;
 mod names;
 mod process;
 mod readme;
 mod tcp;
 mod terminal;
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde_json::Value;
+use testkit::lab::Shell;
 use testkit::snapshot::Parked;
 
 use crate::world::World;
@@ -47,6 +53,8 @@ pub(crate) fn all() -> Vec<Row> {
     [
         names::ROWS,
         tcp::ROWS,
+        datagrams::ROWS,
+        egress::ROWS,
         bytes::ROWS,
         languages::ROWS,
         process::ROWS,
@@ -56,6 +64,7 @@ pub(crate) fn all() -> Vec<Row> {
         hostile::ROWS,
         input::ROWS,
         readme::ROWS,
+        loss::ROWS,
         end::ROWS,
     ]
     .into_iter()
@@ -66,4 +75,13 @@ pub(crate) fn all() -> Vec<Row> {
 /// A list of strings out of JSON.
 fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|item| Some(item.as_str()?.to_owned())).collect()
+}
+
+/// What the test program's probe says in a session's shell.
+fn probe(world: &World, shell: &mut Shell, words: &str) -> anyhow::Result<Value> {
+    shell.json(&format!("{} {words}", world.testapp()))
+}
+
+fn at(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    addresses.iter().map(|address| (*address, port).into()).collect()
 }

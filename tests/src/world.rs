@@ -133,6 +133,14 @@ impl World {
         sorted(parsed.collect())
     }
 
+    /// Where the pods' first node is.
+    pub(crate) fn node_address(&self) -> anyhow::Result<IpAddr> {
+        let node = self.camera.api().get("/api/v1/nodes/node1")?;
+        let addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+        let mut internal = addresses.filter(|address| address["type"] == "InternalIP");
+        internal.find_map(|address| address["address"].as_str()?.parse().ok()).context("the node has no address")
+    }
+
     /// `stead status` of the only session.
     pub(crate) fn status(&self) -> anyhow::Result<Value> {
         let text = checked(&mut self.lab.user([self.stead(), "status", "-o", "json"]))?;

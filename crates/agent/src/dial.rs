@@ -1,14 +1,15 @@
-//! Connects what the client asks for, and says truthfully why not.
+//! Connects what the client asks for, or sends its datagrams, and says truthfully why not.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use datagram::{Protocol, Records, Socket};
 use link::{Offer, Reset};
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use wire::{Open, Transport};
+use wire::{Datagram, Delivery, Open, Transport};
 
 /// The kernel gives up a connect after 127 s (`tcp_syn_retries` 6); a pod may have other settings.
 const CONNECT_LIMIT: Duration = Duration::from_secs(130);
@@ -28,10 +29,20 @@ pub(crate) enum Dialled {
 
 /// Dials and carries one flow until it ends.
 pub(crate) async fn serve(offer: Offer) -> Dialled {
-    let to = match destination(&offer.payload) {
-        Ok(to) => to,
-        Err(reset) => return refuse(offer, reset),
-    };
+    match destination(&offer.payload) {
+        Ok(Wanted::Connection(to)) => connection(offer, to).await,
+        Ok(Wanted::Datagrams(protocol, any)) => match Socket::open(protocol, any) {
+            Ok(socket) => datagrams(offer, socket).await,
+            Err(error) => {
+                tracing::debug!(?protocol, %error, "no socket");
+                refuse(offer, reset_of(&error))
+            }
+        },
+        Err(reset) => refuse(offer, reset),
+    }
+}
+
+async fn connection(offer: Offer, to: SocketAddr) -> Dialled {
     let connected = tokio::select! {
         connected = connect(to) => connected,
         () = offer.withdrawn() => return Dialled::Withdrawn,
@@ -54,13 +65,56 @@ fn refuse(offer: Offer, reset: Reset) -> Dialled {
     Dialled::Refused(reset)
 }
 
-/// UDP comes with a later protocol; a release that does not carry it says so.
-fn destination(payload: &[u8]) -> Result<SocketAddr, Reset> {
-    let open = Open::from_bytes(payload).ok_or(Reset::NotAllowed)?;
-    if open.transport != Transport::Tcp as i32 {
-        return Err(Reset::NotAllowed);
+/// Sends and receives for one port of the command, until the client gives it up.
+async fn datagrams(offer: Offer, mut socket: Socket) -> Dialled {
+    let mut records = Records::new(offer.accept().into_stream());
+    let (mut from_client, mut to_client) = (0, 0);
+    loop {
+        let came = tokio::select! {
+            sent = records.next() => match sent {
+                Ok(Some(Datagram { peer, what: Delivery::Payload(payload) })) => {
+                    from_client += payload.len() as u64;
+                    match socket.send(peer, &payload) {
+                        Some(why) => Datagram { peer, what: Delivery::Undelivered(why) },
+                        None => continue,
+                    }
+                }
+                Ok(Some(_)) => continue,
+                Ok(None) | Err(_) => break,
+            },
+            came = socket.receive() => match came {
+                Ok(came) => came,
+                Err(error) => {
+                    tracing::debug!(%error, "datagrams' socket failed");
+                    break;
+                }
+            },
+        };
+        if let Delivery::Payload(payload) = &came.what {
+            to_client += payload.len() as u64;
+        }
+        records.send(&came);
     }
-    open.socket_addr().ok_or(Reset::AddressNotAvailable)
+    Dialled::Carried { from_client, to_client }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Connection(SocketAddr),
+    /// The unspecified address of the family.
+    Datagrams(Protocol, IpAddr),
+}
+
+/// A release that does not know a transport says so.
+fn destination(payload: &[u8]) -> Result<Wanted, Reset> {
+    let open = Open::from_bytes(payload).ok_or(Reset::NotAllowed)?;
+    let to = open.socket_addr().ok_or(Reset::AddressNotAvailable);
+    match open.transport() {
+        Transport::Tcp => Ok(Wanted::Connection(to?)),
+        Transport::Udp => Ok(Wanted::Datagrams(Protocol::Udp, to?.ip())),
+        Transport::Echo => Ok(Wanted::Datagrams(Protocol::Echo, to?.ip())),
+        Transport::Unspecified => Err(Reset::NotAllowed),
+    }
 }
 
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
@@ -111,12 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn only_tcp_is_dialled() {
+    fn a_transport_that_is_not_known_and_an_address_that_is_none_are_refused() {
         let to: SocketAddr = "10.0.0.1:80".parse().expect("an address");
         let open = Open::tcp(to);
-        assert_eq!(destination(&open.to_bytes()), Ok(to));
-        let udp = Open { transport: Transport::Udp as i32, ..open.clone() };
-        assert_eq!(destination(&udp.to_bytes()), Err(Reset::NotAllowed));
+        assert_eq!(destination(&open.to_bytes()), Ok(Wanted::Connection(to)));
+        let any = IpAddr::from([0; 16]);
+        let udp = Open::datagrams(Transport::Udp, any);
+        assert_eq!(destination(&udp.to_bytes()), Ok(Wanted::Datagrams(Protocol::Udp, any)));
+        let later = Open { transport: 99, ..open.clone() };
+        assert_eq!(destination(&later.to_bytes()), Err(Reset::NotAllowed));
         let nowhere = Open { address: vec![1], ..open };
         assert_eq!(destination(&nowhere.to_bytes()), Err(Reset::AddressNotAvailable));
         assert_eq!(destination(b"\xff\xff"), Err(Reset::NotAllowed));

@@ -24,6 +24,8 @@ pub struct Policy {
     pub cluster_domain: String,
     /// The pod's search list; the namespace's zone is in it, and on some nodes a domain of the company.
     pub search: Vec<String>,
+    /// Names that the user wants resolved and reached by the pod.
+    pub names: Vec<String>,
     /// Names that belong to neither are asked of the cluster first (`--dns cluster`).
     pub cluster_first: bool,
     /// Service and pod ranges as far as known; PTR questions for their addresses go to the cluster alone.
@@ -40,7 +42,7 @@ impl Policy {
             if head.eq_ignore_ascii_case("svc") { Some(domain) } else { domain.strip_prefix("svc.") }
         });
         let cluster_domain = domain.unwrap_or(USUAL_DOMAIN).to_owned();
-        Policy { cluster_domain, search, cluster_first: false, reverse }
+        Policy { cluster_domain, search, reverse, ..Policy::default() }
     }
 
     /// The sides to ask for `name`: the second only when the first does not know it or cannot be asked.
@@ -55,6 +57,9 @@ impl Policy {
     }
 
     fn is_cluster_name(&self, name: &Name) -> bool {
+        if self.names.iter().any(|wanted| is_same(name, wanted)) {
+            return true;
+        }
         let zones = self.search.iter().chain([&self.cluster_domain]);
         zones.into_iter().any(|zone| is_under(name, zone)) || self.is_cluster_reverse(name)
     }
@@ -63,6 +68,10 @@ impl Policy {
         // A partial reverse name reads as a network; it is the cluster's when the cluster has all of it.
         name.parse_arpa_name().is_ok_and(|net| self.reverse.iter().any(|range| range.contains(&net)))
     }
+}
+
+fn is_same(name: &Name, wanted: &str) -> bool {
+    is_under(name, wanted) && usize::from(name.num_labels()) == wanted.trim_matches('.').split('.').count()
 }
 
 /// `zone` itself or below it. Compared by labels, since a label may hold a dot. The root holds nothing: a search list
@@ -84,6 +93,7 @@ mod tests {
             search: ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example", "."]
                 .map(String::from)
                 .to_vec(),
+            names: vec!["db.vendor.example".into()],
             cluster_first: false,
             reverse: vec!["10.96.0.0/12".parse().expect("a range"), "fd00:96::/112".parse().expect("a range")],
         }
@@ -102,6 +112,7 @@ mod tests {
             "_http._tcp.web.shop.svc.cluster.local.",
             "example.com.shop.svc.cluster.local.",
             "host.corp.example.",
+            "DB.vendor.example.",
         ] {
             assert_eq!(order(&policy(), name), [Side::Cluster], "{name}");
         }
@@ -109,7 +120,17 @@ mod tests {
 
     #[test]
     fn other_names_are_asked_of_the_host_first() {
-        for name in ["example.com.", "web.", "notcluster.local.", "local.", ".", r"a\.cluster.local.", "example."] {
+        for name in [
+            "example.com.",
+            "x.db.vendor.example.",
+            "vendor.example.",
+            "web.",
+            "notcluster.local.",
+            "local.",
+            ".",
+            r"a\.cluster.local.",
+            "example.",
+        ] {
             assert_eq!(order(&policy(), name), [Side::Host, Side::Cluster], "{name}");
         }
     }

@@ -22,7 +22,9 @@ pub(crate) fn client(arguments: &[String]) -> Outcome {
         "many" => println!("{}", many(address(1)?, address(2)?)),
         "at-once" => println!("{}", at_once(address(1)?)?),
         "reuse" => println!("{}", reuse(address(1)?, address(2)?)?),
-        "udp" => println!("{}", udp(address(1)?)),
+        "udp" => println!("{}", udp(address(1)?, arguments.get(2).map_or(Ok(1), |length| length.parse())?)?),
+        "udp-connected" => println!("{}", udp_connected(address(1)?)),
+        "ping" => println!("{}", ping(address(1)?)?),
         _ => return Err("unknown client".into()),
     }
     Ok(ExitCode::SUCCESS)
@@ -154,7 +156,48 @@ fn reuse(near: SocketAddr, far: SocketAddr) -> std::io::Result<String> {
     Ok(format!("{read} read"))
 }
 
-fn udp(to: SocketAddr) -> String {
-    let local: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    name(std::net::UdpSocket::bind(local).and_then(|socket| socket.send_to(b"x", to)))
+/// Long enough for an answer on this machine, however busy it is.
+const ANSWER: Duration = Duration::from_secs(5);
+
+fn any(like: SocketAddr) -> SocketAddr {
+    if like.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() }
+}
+
+/// An unconnected socket, which sees who answers.
+fn udp(to: SocketAddr, length: usize) -> std::io::Result<String> {
+    let socket = std::net::UdpSocket::bind(any(to))?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    let sent: Vec<u8> = (0..length).map(|i| i as u8).collect();
+    socket.send_to(&sent, to)?;
+    let mut buffer = vec![0; 1 << 16];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    Ok(format!("{} {from}", if buffer[..length] == sent[..] { "same" } else { "other" }))
+}
+
+/// A connected socket learns of errors.
+fn udp_connected(to: SocketAddr) -> String {
+    let exchange = || {
+        let socket = std::net::UdpSocket::bind(any(to))?;
+        socket.set_read_timeout(Some(ANSWER))?;
+        socket.connect(to)?;
+        socket.send(b"x")?;
+        socket.recv(&mut [0; 8])
+    };
+    name(exchange())
+}
+
+/// As ping does without capabilities; the port is the sequence number.
+fn ping(to: SocketAddr) -> std::io::Result<String> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let (domain, protocol, kind) = match to {
+        SocketAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8),
+        SocketAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    let [high, low] = to.port().to_be_bytes();
+    socket.send_to(&[kind, 0, 0, 0, 0, 0, high, low, b'h', b'i'], &SocketAddr::new(to.ip(), 0).into())?;
+    let mut buffer = [0; 64];
+    let length = (&socket).read(&mut buffer)?;
+    Ok(format!("{} {} {:?}", buffer[0], u16::from_be_bytes([buffer[6], buffer[7]]), &buffer[8..length]))
 }

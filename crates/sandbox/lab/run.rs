@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
-use sandbox::{Command, Connected, DialError, Dialer, Error};
+use sandbox::{Command, Connected, Datagram, DialError, Dialer, Error, Protocol, Replies, Unreachable};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -121,6 +121,16 @@ impl Dialer for Loopback {
             }
         }
         .boxed()
+    }
+
+    /// A machine that sends every datagram back, but for those to port 1, where nobody listens.
+    fn datagram(&self, datagram: &Datagram<'_>, replies: &Replies) {
+        match (datagram.protocol, datagram.peer.port()) {
+            (Protocol::Udp, 1) => {
+                replies.undelivered(datagram.protocol, datagram.command, datagram.peer, Unreachable::Port);
+            }
+            _ => replies.deliver(datagram),
+        }
     }
 }
 

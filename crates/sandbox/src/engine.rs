@@ -1,5 +1,5 @@
 //! Serves the sandbox's connections: reads SYNs from the TUN, has them dialled, hands them back to the kernel or answers
-//! them, accepts what the kernel then connects, and runs the flows. One task owns all of it.
+//! them, accepts what the kernel then connects, and runs the flows. One task owns all of it. Datagrams it passes on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tracing::{debug, trace, warn};
 
 use crate::diag::Diag;
 use crate::flows::{Dial, Ends, Flows, Opened, Verdict};
-use crate::packet::{self, Unreachable};
+use crate::packet::{self, Datagram, Protocol, Unreachable};
 use crate::{Connected, DialError, Dialer, sys};
 
 /// How often the command's sockets are asked after, for connections not yet made. The kernel repeats a SYN only after
@@ -32,6 +32,7 @@ pub(crate) struct Engine {
     listener_v6: Option<TcpListener>,
     diag: Diag,
     dialer: Arc<dyn Dialer>,
+    replies: Replies,
     flows: Flows<AbortOnDrop, Connected>,
     dials: FuturesUnordered<Abortable<BoxFuture<'static, Dialled>>>,
     /// The open flows: they end with the engine.
@@ -62,8 +63,10 @@ impl Engine {
         dialer: Arc<dyn Dialer>,
     ) -> io::Result<Engine> {
         let listen = |fd: OwnedFd| TcpListener::from_std(fd.into());
+        let tun = Arc::new(sys::async_readable(tun)?);
         Ok(Engine {
-            tun: Arc::new(sys::async_readable(tun)?),
+            replies: Replies { tun: tun.clone() },
+            tun,
             listener: listen(listener)?,
             listener_v6: listener_v6.map(listen).transpose()?,
             diag: Diag::new(diag),
@@ -119,9 +122,9 @@ impl Engine {
 
     fn packet(&mut self, packet: &[u8]) {
         let Some(syn) = packet::syn(packet) else {
-            // nftables lets nothing else come here.
-            if let Some(answer) = packet::unreachable(packet, Unreachable::Prohibited) {
-                self.write(&answer);
+            // The kernel's own ICMP (errors, neighbours of IPv6) comes here, too, and is no one's.
+            if let Some(datagram) = packet::datagram(packet) {
+                self.dialer.datagram(&datagram, &self.replies);
             }
             return;
         };
@@ -182,8 +185,29 @@ impl Engine {
     }
 
     fn write(&self, packet: &[u8]) {
+        self.replies.write(packet);
+    }
+}
+
+/// Brings datagrams to the command, from anywhere. Once the sandbox is gone, nowhere.
+#[derive(Clone)]
+pub struct Replies {
+    tun: Arc<AsyncFd<OwnedFd>>,
+}
+
+impl Replies {
+    pub fn deliver(&self, datagram: &Datagram) {
+        self.write(&packet::to_command(datagram));
+    }
+
+    /// The command's datagram to this peer was not delivered: a connected socket learns it.
+    pub fn undelivered(&self, protocol: Protocol, command: SocketAddr, peer: SocketAddr, why: Unreachable) {
+        self.write(&packet::undelivered(protocol, command, peer, why));
+    }
+
+    fn write(&self, packet: &[u8]) {
         if let Err(error) = rustix::io::write(self.tun.get_ref(), packet) {
-            // A lost packet: the command's kernel repeats its SYN.
+            // A lost packet: the command's kernel repeats its SYN, a program its datagram.
             debug!(%error, "writing to the TUN failed");
         }
     }

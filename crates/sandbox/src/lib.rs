@@ -1,9 +1,9 @@
 //! The rootless sandbox that the developer's command runs in: user, network and mount namespaces of its own, the
 //! kernel's own TCP, and a `Dialer` that is asked for each connection to the outside.
 //!
-//! Knows nothing of links, clusters or what names mean. Carries TCP over IPv4 and IPv6; UDP and ICMP to the outside are
-//! refused with EPERM, but for the name server's sockets, which the caller serves. See `setup` for how packets go,
-//! `guard` for what ends when.
+//! Knows nothing of links, clusters or what names mean. Carries TCP, UDP and ICMP echo over IPv4 and IPv6; other protocols
+//! are refused with EPERM. The name server's sockets are served by the caller. See `setup` for how packets go, `guard` for
+//! what ends when.
 
 mod child;
 mod command;
@@ -39,14 +39,19 @@ pub use child::{Child, end_like};
 use child::{Control, Signals};
 pub use command::Command;
 use engine::Engine;
+pub use engine::Replies;
 pub use error::{Error, Setting};
 use message::{Reply, Request, SpawnFailure};
+pub use packet::{Datagram, Protocol, Unreachable};
 
-/// Connects the command's connections to wherever they shall go.
+/// Brings what the command sends to wherever it shall go.
 pub trait Dialer: Send + Sync + 'static {
     /// Connects to `to`; the command's connect(2) completes only when this does. The future is dropped when the command
     /// gives the connection up. It is polled together with all others and must not block.
     fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Connected, DialError>>;
+
+    /// The command sent a datagram. It must not block; what comes back, at any time, is given to `replies`.
+    fn datagram(&self, datagram: &Datagram<'_>, replies: &Replies);
 }
 
 /// Runs an open flow over the command's end of the connection, until both directions ended.

@@ -25,7 +25,9 @@ pub(crate) struct Rules<'a> {
 ///   ip daddr <inside> accept
 ///   tcp flags & (syn|ack) == syn meta mark set <mark> accept
 ///   meta l4proto tcp accept
-///   drop                                   # UDP, ICMP…: sendto fails with EPERM at once, as behind a local firewall
+///   meta l4proto udp meta mark set <mark> accept
+///   meta l4proto <icmp or icmpv6> meta mark set <mark> accept
+///   drop                                   # others: sendto fails with EPERM at once, as behind a local firewall
 /// }
 /// chain in { type filter hook prerouting priority mangle
 ///   iif <tun> tcp flags & (syn|ack) == syn tproxy to <listener> accept
@@ -68,6 +70,14 @@ impl Rules<'_> {
             e.meta_is(libc::NFT_META_L4PROTO, &[libc::IPPROTO_TCP as u8]);
             e.accept();
         });
+        let icmp = if self.listener.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
+        for protocol in [libc::IPPROTO_UDP, icmp] {
+            self.rule(batch, OUT, |e| {
+                e.meta_is(libc::NFT_META_L4PROTO, &[protocol as u8]);
+                e.set_mark(self.mark);
+                e.accept();
+            });
+        }
         self.rule(batch, OUT, |e| e.verdict(libc::NF_DROP));
         self.rule(batch, IN, |e| {
             e.meta_is(libc::NFT_META_IIF, &self.tun.to_ne_bytes());
@@ -312,7 +322,7 @@ mod tests {
         }
         assert!(rest.is_empty());
         let (table, chain, rule) = (0, 3, 6);
-        let family = [table, chain, chain, rule, rule, rule, rule, rule];
+        let family = [table, chain, chain, rule, rule, rule, rule, rule, rule, rule];
         assert_eq!(kinds, [&[16][..], &family, &family, &[17]].concat());
     }
 }

@@ -1,13 +1,16 @@
-//! IP packets as the TUN carries them: reading a SYN, and building the RST or ICMP error that answers it.
+//! IP packets as the TUN carries them: reading SYNs and datagrams, building what answers them.
 //!
 //! Pure, IPv4 and IPv6, no fragments, no extension headers (the kernel sends none with a SYN).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const TCP_HEADER: usize = 20;
+/// Of UDP, and of ICMP's echo messages.
+const SHORT_HEADER: usize = 8;
 /// Flags of the TCP header's byte 13.
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -26,11 +29,32 @@ pub(crate) struct Syn {
 
 /// Why a destination cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unreachable {
+pub enum Unreachable {
     Host,
     Network,
-    /// Of what the sandbox does not carry.
+    /// Nobody listens there.
+    Port,
+    /// Somebody forbids it; also what the sandbox does not carry.
     Prohibited,
+}
+
+/// Which datagrams the sandbox carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Udp,
+    /// ICMP echo: the command's port is the identifier, the peer's the sequence number.
+    Echo,
+}
+
+/// A datagram of the command, or for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    pub protocol: Protocol,
+    /// The command's end.
+    pub command: SocketAddr,
+    /// The other end, of the same family.
+    pub peer: SocketAddr,
+    pub payload: &'a [u8],
 }
 
 /// The SYN in `packet`, if it is a whole TCP segment with SYN and without ACK and RST.
@@ -71,10 +95,12 @@ pub(crate) fn unreachable(packet: &[u8], why: Unreachable) -> Option<Vec<u8>> {
         // At most 576 bytes in all.
         (IpAddr::V4(_), Unreachable::Network) => (ICMP, 3, 0, 548),
         (IpAddr::V4(_), Unreachable::Host) => (ICMP, 3, 1, 548),
+        (IpAddr::V4(_), Unreachable::Port) => (ICMP, 3, 3, 548),
         (IpAddr::V4(_), Unreachable::Prohibited) => (ICMP, 3, 13, 548),
         // At most the smallest MTU, 1280 bytes.
         (IpAddr::V6(_), Unreachable::Network) => (ICMPV6, 1, 0, 1232),
         (IpAddr::V6(_), Unreachable::Host) => (ICMPV6, 1, 3, 1232),
+        (IpAddr::V6(_), Unreachable::Port) => (ICMPV6, 1, 4, 1232),
         (IpAddr::V6(_), Unreachable::Prohibited) => (ICMPV6, 1, 1, 1232),
     };
     let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
@@ -83,6 +109,74 @@ pub(crate) fn unreachable(packet: &[u8], why: Unreachable) -> Option<Vec<u8>> {
     let sum = checksum(start, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     Some(wrap(ip.destination, ip.source, protocol, &message))
+}
+
+/// The datagram in `packet`, if it is whole and of a protocol that is carried.
+pub(crate) fn datagram(packet: &[u8]) -> Option<Datagram<'_>> {
+    let ip = Ip::parse(packet)?;
+    let (head, payload) = packet.get(ip.header..)?.split_at_checked(SHORT_HEADER)?;
+    let number = |i: usize| u16::from_be_bytes([head[i], head[i + 1]]);
+    let (protocol, command, peer) = match (ip.protocol, ip.source) {
+        (UDP, _) if usize::from(number(4)) == SHORT_HEADER + payload.len() => (Protocol::Udp, number(0), number(2)),
+        (ICMP, IpAddr::V4(_)) if head[..2] == [8, 0] => (Protocol::Echo, number(4), number(6)),
+        (ICMPV6, IpAddr::V6(_)) if head[..2] == [128, 0] => (Protocol::Echo, number(4), number(6)),
+        _ => return None,
+    };
+    let (command, peer) = (SocketAddr::new(ip.source, command), SocketAddr::new(ip.destination, peer));
+    Some(Datagram { protocol, command, peer, payload })
+}
+
+/// The packet by which the datagram comes to the command.
+pub(crate) fn to_command(datagram: &Datagram) -> Vec<u8> {
+    let Datagram { protocol, command, peer, payload } = *datagram;
+    match protocol {
+        Protocol::Udp => udp(peer, command, payload),
+        Protocol::Echo => echo(if peer.is_ipv4() { 0 } else { 129 }, peer.ip(), command, peer.port(), payload),
+    }
+}
+
+/// The ICMP error by which the command learns that its datagram to this peer was not delivered.
+pub(crate) fn undelivered(protocol: Protocol, command: SocketAddr, peer: SocketAddr, why: Unreachable) -> Vec<u8> {
+    // The kernel finds the socket by what the error quotes: the headers are enough.
+    let asked = match protocol {
+        Protocol::Udp => udp(command, peer, &[]),
+        Protocol::Echo => {
+            let to = SocketAddr::new(peer.ip(), command.port());
+            echo(if peer.is_ipv4() { 8 } else { 128 }, command.ip(), to, peer.port(), &[])
+        }
+    };
+    unreachable(&asked, why).unwrap_or_default()
+}
+
+fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let length = SHORT_HEADER + payload.len();
+    let mut message = Vec::with_capacity(length);
+    for number in [from.port(), to.port(), length as u16, 0] {
+        message.extend_from_slice(&number.to_be_bytes());
+    }
+    message.extend_from_slice(payload);
+    // All ones for a sum of zero, which would mean that there is none (RFC 768).
+    let sum = match checksum(pseudo(from.ip(), to.ip(), UDP, length), &message) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    message[6..8].copy_from_slice(&sum.to_be_bytes());
+    wrap(from.ip(), to.ip(), UDP, &message)
+}
+
+/// `to`'s port is the identifier.
+fn echo(kind: u8, from: IpAddr, to: SocketAddr, sequence: u16, payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0];
+    message.extend_from_slice(&to.port().to_be_bytes());
+    message.extend_from_slice(&sequence.to_be_bytes());
+    message.extend_from_slice(payload);
+    let (protocol, start) = match from {
+        IpAddr::V4(_) => (ICMP, 0),
+        IpAddr::V6(_) => (ICMPV6, pseudo(from, to.ip(), ICMPV6, message.len())),
+    };
+    let sum = checksum(start, &message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    wrap(from, to.ip(), protocol, &message)
 }
 
 /// What is read of an IP header.
@@ -251,6 +345,61 @@ mod tests {
             assert_eq!(&message[8..], &asked[..]);
             let start = if kind == 1 { pseudo(ip.source, ip.destination, ICMPV6, message.len()) } else { 0 };
             assert_eq!(checksum(start, message), 0);
+        }
+    }
+
+    fn udp_asked<'a>(from: &str, to: &str, payload: &'a [u8]) -> Datagram<'a> {
+        let (command, peer) = (from.parse().expect("address"), to.parse().expect("address"));
+        Datagram { protocol: Protocol::Udp, command, peer, payload }
+    }
+
+    #[test]
+    fn a_datagram_is_read_as_it_was_built_in_both_families() {
+        for (from, to) in PAIRS {
+            for payload in [&b""[..], b"x", &[0xab; 1400]] {
+                let asked = udp_asked(from, to, payload);
+                let packet = udp(asked.command, asked.peer, payload);
+                assert_eq!(datagram(&packet), Some(asked));
+                for length in 0..packet.len() {
+                    assert_eq!(datagram(&packet[..length]), None, "cut to {length} bytes");
+                }
+                let echoed = Datagram { protocol: Protocol::Echo, ..asked };
+                let kind = if asked.peer.is_ipv4() { 8 } else { 128 };
+                let to = SocketAddr::new(asked.peer.ip(), asked.command.port());
+                let packet = echo(kind, asked.command.ip(), to, asked.peer.port(), payload);
+                assert_eq!(datagram(&packet), Some(echoed));
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_to_the_command_has_its_ends_and_whole_checksums() {
+        for (from, to) in PAIRS {
+            for protocol in [Protocol::Udp, Protocol::Echo] {
+                let answer = Datagram { protocol, ..udp_asked(from, to, b"abc") };
+                let packet = to_command(&answer);
+                let ip = Ip::parse(&packet).expect("IP");
+                assert_eq!((ip.source, ip.destination), (answer.peer.ip(), answer.command.ip()));
+                let message = &packet[ip.header..];
+                let start =
+                    if ip.protocol == ICMP { 0 } else { pseudo(ip.source, ip.destination, ip.protocol, message.len()) };
+                assert_eq!(checksum(start, message), 0);
+                assert_eq!(&message[SHORT_HEADER..], b"abc");
+                assert!(protocol == Protocol::Udp || datagram(&packet).is_none(), "a reply is no request");
+            }
+        }
+    }
+
+    #[test]
+    fn an_undelivered_datagram_is_quoted_with_its_ends() {
+        for ((from, to), code) in PAIRS.into_iter().zip([[3, 3], [1, 4]]) {
+            for protocol in [Protocol::Udp, Protocol::Echo] {
+                let asked = Datagram { protocol, ..udp_asked(from, to, b"") };
+                let packet = undelivered(protocol, asked.command, asked.peer, Unreachable::Port);
+                let message = &packet[Ip::parse(&packet).expect("IP").header..];
+                assert_eq!(message[..2], code);
+                assert_eq!(datagram(&message[8..]), Some(asked));
+            }
         }
     }
 

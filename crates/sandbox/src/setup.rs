@@ -5,8 +5,9 @@
 //! client's transparent listener accepts the connection. Every other segment is routed to `lo`, as all addresses are
 //! local there ("AnyIP"): the kernel's own TCP carries the data, at loopback speed. No NAT, no connection tracking.
 //!
-//! 127.0.0.0/8 and ::1 stay inside. UDP and ICMP to the outside are dropped by the output chain, so that the system
-//! call fails at once with EPERM, as behind a local firewall.
+//! UDP and ICMP are marked and go to the TUN as they are, and their answers come from it. 127.0.0.0/8 and ::1 stay inside.
+//! Other protocols are dropped by the output chain, so that the system call fails at once with EPERM, as behind a local
+//! firewall.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,5 @@
-//! Connects what the command dials: through the pod or from this machine, as the router decides.
+//! Connects what the command dials, and passes its datagrams on: through the pod or from this machine, as the router
+//! decides.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,24 +10,40 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use link::{Endpoint, Reset};
-use sandbox::{Connected, DialError};
+use sandbox::{Connected, Datagram, DialError, Replies};
 use wire::Open;
 
+use crate::datagrams::Associations;
 use crate::machine;
 use crate::router::{Router, Side};
 
-/// Shared with `status`.
+/// Flows by who was asked for them, and the failed ones. Shared with `status`.
 #[derive(Default)]
 pub(crate) struct Counters {
-    pub(crate) opened: AtomicU64,
-    pub(crate) refused: AtomicU64,
+    pub(crate) through_pod: AtomicU64,
     pub(crate) by_machine: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn asked(&self, side: Side) {
+        let counter = match side {
+            Side::Pod => &self.through_pod,
+            Side::Machine => &self.by_machine,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Dialer {
     pub(crate) endpoint: Endpoint,
     pub(crate) router: Arc<RwLock<Router>>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) associations: Associations,
 }
 
 /// A panic elsewhere leaves the table whole: each change of it is one insertion.
@@ -44,18 +61,21 @@ impl sandbox::Dialer for Dialer {
         tracing::trace!(%from, %to, ?side, "dial");
         let (endpoint, counters) = (self.endpoint.clone(), self.counters.clone());
         Box::pin(async move {
+            counters.asked(side);
             let dialled = match side {
                 Side::Pod => through_pod(&endpoint, to).await,
                 Side::Machine => from_machine(to).await,
             };
-            let counter = match (&dialled, side) {
-                (Err(_), _) => &counters.refused,
-                (Ok(_), Side::Pod) => &counters.opened,
-                (Ok(_), Side::Machine) => &counters.by_machine,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
+            if dialled.is_err() {
+                counters.refused();
+            }
             dialled
         })
+    }
+
+    fn datagram(&self, datagram: &Datagram<'_>, replies: &Replies) {
+        let side = read(&self.router).side(datagram.peer.ip(), Instant::now());
+        self.associations.send(datagram, side, &self.endpoint, &self.counters, replies);
     }
 }
 

@@ -99,30 +99,62 @@ const PREFIXES: [&str; 12] = [
     "NPM_CONFIG_",
 ];
 
-/// True for a variable of the container that the command gets.
-fn is_taken(name: &[u8]) -> bool {
-    let is = |list: &[&str]| list.iter().any(|n| n.as_bytes() == name);
-    !name.is_empty()
-        && !name.contains(&b'=')
-        && !is(&MACHINES_OWN)
-        && !is(&STEERING)
-        && !PREFIXES.iter().any(|p| name.starts_with(p.as_bytes()))
+/// What the user wants otherwise (`--env-include`, `--env-exclude`): names, or beginnings of names with a `*` behind.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Taken from the container although they would stay the machine's.
+    pub include: Vec<String>,
+    /// Not taken from the container. The last word.
+    pub exclude: Vec<String>,
 }
 
-/// The machine's environment, over it what the container has (its live process before what the kubelet resolved), over
-/// it `ours` (`STEAD_…`).
-pub(crate) fn compose(
-    machine: impl IntoIterator<Item = (OsString, OsString)>,
+impl Choice {
+    /// True for a variable of the container that the command gets.
+    fn takes(&self, name: &[u8]) -> bool {
+        let is = |list: &[&str]| list.iter().any(|n| n.as_bytes() == name);
+        let is_possible = !name.is_empty() && !name.contains(&b'=');
+        let stays = is(&MACHINES_OWN) || is(&STEERING) || PREFIXES.iter().any(|p| name.starts_with(p.as_bytes()));
+        is_possible && !fits(&self.exclude, name) && (!stays || fits(&self.include, name))
+    }
+}
+
+fn fits(patterns: &[String], name: &[u8]) -> bool {
+    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning.as_bytes()),
+        None => name == pattern.as_bytes(),
+    })
+}
+
+/// The values of the container's variables, as far as they are text.
+pub(crate) fn values(container: &Description) -> impl Iterator<Item = &str> {
+    let entries = container.kubelet_env.iter().chain(&container.process_env);
+    entries.filter_map(|entry| std::str::from_utf8(&entry.value).ok())
+}
+
+/// What the command gets beside the machine's environment, by name: what the container has (its live process before what
+/// the kubelet resolved), over it `ours` (`STEAD_…`).
+pub(crate) fn of_the_pod(
     container: &Description,
+    choice: &Choice,
     ours: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Vec<(OsString, OsString)> {
-    let mut merged: BTreeMap<OsString, OsString> = machine.into_iter().collect();
+    let mut merged = BTreeMap::new();
     for EnvEntry { name, value } in container.kubelet_env.iter().chain(&container.process_env) {
-        if is_taken(name) && !value.contains(&0) {
+        if choice.takes(name) && !value.contains(&0) {
             merged.insert(OsStr::from_bytes(name).to_owned(), OsString::from_vec(value.clone()));
         }
     }
     merged.extend(ours.into_iter().map(|(name, value)| (name.into(), value.into())));
+    merged.into_iter().collect()
+}
+
+/// The pod's variables over the machine's.
+pub(crate) fn compose(
+    machine: impl IntoIterator<Item = (OsString, OsString)>,
+    of_the_pod: &[(OsString, OsString)],
+) -> Vec<(OsString, OsString)> {
+    let mut merged: BTreeMap<OsString, OsString> = machine.into_iter().collect();
+    merged.extend(of_the_pod.iter().cloned());
     merged.into_iter().collect()
 }
 
@@ -135,9 +167,19 @@ mod tests {
     }
 
     fn compose_text(machine: &[(&str, &str)], kubelet: &[(&str, &str)], process: &[(&str, &str)]) -> Vec<String> {
+        chosen_text(machine, kubelet, process, &Choice::default())
+    }
+
+    fn chosen_text(
+        machine: &[(&str, &str)],
+        kubelet: &[(&str, &str)],
+        process: &[(&str, &str)],
+        choice: &Choice,
+    ) -> Vec<String> {
         let container =
             Description { kubelet_env: entries(kubelet), process_env: entries(process), ..Description::default() };
-        compose(machine.iter().map(|(n, v)| (n.into(), v.into())), &container, [("STEAD_POD", "web-1".to_owned())])
+        let pod = of_the_pod(&container, choice, [("STEAD_POD", "web-1".to_owned())]);
+        compose(machine.iter().map(|(n, v)| (n.into(), v.into())), &pod)
             .into_iter()
             .map(|(n, v)| format!("{}={}", n.display(), v.display()))
             .collect()
@@ -168,6 +210,16 @@ mod tests {
         let env =
             compose_text(&[("PATH", "/usr/bin"), ("HOME", "/home/dev")], &hostile, &[("PATH", "/app"), ("HOME", "/")]);
         assert_eq!(env, ["HOME=/home/dev", "PATH=/usr/bin", "STEAD_POD=web-1"]);
+    }
+
+    #[test]
+    fn the_user_may_take_more_or_less() {
+        let (machine, container) =
+            ([("PATH", "/usr/bin")], [("PATH", "/app"), ("LD_A", "1"), ("LD_B", "2"), ("C", "3")]);
+        let patterns = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        let choice = Choice { include: patterns(&["PATH", "LD_*"]), exclude: patterns(&["LD_B", "C", "STEAD_*"]) };
+        let env = chosen_text(&machine, &container, &[], &choice);
+        assert_eq!(env, ["LD_A=1", "PATH=/app", "STEAD_POD=web-1"]);
     }
 
     #[test]

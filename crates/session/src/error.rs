@@ -1,4 +1,5 @@
 use std::io;
+use std::path::PathBuf;
 
 /// Why a session could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,8 @@ pub enum Error {
     Link { pod: String, cause: String },
     #[error("cannot open the control socket {path}: {cause}")]
     ControlSocket { path: String, cause: io::Error },
+    #[error("cannot write the environment to {}: {cause}", path.display())]
+    EnvFile { path: PathBuf, cause: io::Error },
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
 }
@@ -27,7 +30,7 @@ impl Error {
                     .to_owned(),
             ),
             Error::ControlSocket { .. } => Some("set XDG_RUNTIME_DIR to a folder of yours".into()),
-            Error::Interrupted(_) => None,
+            Error::EnvFile { .. } | Error::Interrupted(_) => None,
         }
     }
 
@@ -37,7 +40,7 @@ impl Error {
             Error::Cluster(error) => error.kind().exit_code(),
             Error::Sandbox(error) => sandbox_exit_code(error),
             Error::Link { .. } => 76,
-            Error::ControlSocket { .. } => 74,
+            Error::ControlSocket { .. } | Error::EnvFile { .. } => 74,
             Error::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
         }
     }

@@ -6,7 +6,10 @@
 
 mod asker;
 mod attaching;
+mod datagrams;
 mod dialer;
+pub mod egress;
+mod env_file;
 mod environment;
 mod error;
 mod linking;
@@ -18,7 +21,9 @@ pub mod status;
 mod upstream;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
@@ -32,13 +37,17 @@ use wire::{DescribeContainer, Description, Leave, RELEASE, SessionId, answer, re
 
 use asker::Asker;
 use attaching::Attached;
+use datagrams::Associations;
 use dialer::{Counters, Dialer};
+use egress::Egress;
 use linking::{Dial, Links};
 use router::Router;
 use running::{Ended, Watched};
 use status::{Attachment, Flows, Link, Status};
 use upstream::{MachineResolver, PodResolver};
 
+pub use env_file::Format as EnvFormat;
+pub use environment::Choice as EnvChoice;
 pub use error::Error;
 pub use link::runtime;
 
@@ -58,6 +67,12 @@ pub struct Options {
     pub lease: Duration,
     /// How long the agent stays, without any session, for the next one.
     pub park: Duration,
+    /// What of the command's traffic goes through the pod.
+    pub egress: Egress,
+    /// Which of the container's variables the command gets.
+    pub env: EnvChoice,
+    /// Where the pod's variables are written for other tools.
+    pub env_file: Option<(PathBuf, EnvFormat)>,
     /// Links of the session: the first for interactive flows, the others for bulk.
     pub links: u32,
     /// Program and arguments.
@@ -95,7 +110,7 @@ pub async fn run(
     voice: &dyn Voice,
 ) -> Result<ExitStatus, Error> {
     let mut interrupted = std::pin::pin!(interrupted());
-    let traffic = Traffic::new();
+    let traffic = Traffic::new(&options.egress);
     // First, since a machine that forbids it is to be told before anything in the cluster is touched.
     let mut sandbox = sandbox.start(Arc::new(traffic.dialer()))?;
     let session = tokio::select! {
@@ -127,15 +142,20 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn new() -> Self {
+    fn new(egress: &Egress) -> Self {
         // The agent opens no flows yet: what it offers is refused.
         let (endpoint, _incoming) = link::Endpoint::new(link::Role::Client, link::Config::default());
-        let router = Router::new(machine::on_link());
+        let router = Router::new(machine::on_link(), egress);
         Traffic { endpoint, router: Arc::new(RwLock::new(router)), counters: Arc::default() }
     }
 
     fn dialer(&self) -> Dialer {
-        Dialer { endpoint: self.endpoint.clone(), router: self.router.clone(), counters: self.counters.clone() }
+        Dialer {
+            endpoint: self.endpoint.clone(),
+            router: self.router.clone(),
+            counters: self.counters.clone(),
+            associations: Associations::default(),
+        }
     }
 }
 
@@ -207,6 +227,7 @@ impl Session {
         });
         voice.step(&format!("reading the environment of container {}", names.container));
         let description = describe(&asker, &target.container_id, &names.pod).await?;
+        dialer::write(&traffic.router).also(egress::link_local_addresses(environment::values(&description)));
         Ok(Session { id, since: Instant::now(), attached: names, description, traffic, links, asker, _tasks: tasks })
     }
 
@@ -220,9 +241,10 @@ impl Session {
     ) -> Result<Ended, Error> {
         voice.step("starting the command");
         let (udp, tcp) = sandbox.dns().expect("taken once, from a sandbox just started");
-        let resolver = self.serve_names(udp, tcp);
+        let resolver = self.serve_names(udp, tcp, &options.egress);
+        let command = self.command(options, voice)?;
         let mut child = tokio::select! {
-            child = sandbox.spawn(self.command(options)) => child?,
+            child = sandbox.spawn(command) => child?,
             signal = interrupted => return Err(Error::Interrupted(signal)),
         };
         voice.ready();
@@ -245,10 +267,14 @@ impl Session {
             .map_err(|cause| Error::ControlSocket { path: folder.socket(&name).display().to_string(), cause })
     }
 
-    fn serve_names(&self, udp: UdpSocket, tcp: TcpListener) -> impl Future<Output = ()> + use<> {
+    fn serve_names(&self, udp: UdpSocket, tcp: TcpListener, egress: &Egress) -> impl Future<Output = ()> + use<> {
         let router = self.traffic.router.clone();
         let ranges = dialer::read(&router).cluster_ranges().to_vec();
-        let policy = dns::Policy::from_pod(&self.description.resolv_conf, ranges);
+        let policy = dns::Policy {
+            cluster_first: egress.cluster_dns_first,
+            names: egress.also_hosts().map(str::to_owned).collect(),
+            ..dns::Policy::from_pod(&self.description.resolv_conf, ranges)
+        };
         dns::serve(
             udp,
             tcp,
@@ -259,7 +285,8 @@ impl Session {
         )
     }
 
-    fn command(&self, options: &Options) -> sandbox::Command {
+    /// What the command gets of the pod's environment, and about the session.
+    fn pod_environment(&self, options: &Options) -> Vec<(OsString, OsString)> {
         let ours = [
             ("STEAD_SESSION", self.id.to_string()),
             ("STEAD_WORKLOAD", self.attached.workload.clone()),
@@ -267,18 +294,34 @@ impl Session {
             ("STEAD_POD", self.attached.pod.clone()),
             ("STEAD_CONTAINER", self.attached.container.clone()),
         ];
+        environment::of_the_pod(&self.description, &options.env, ours)
+    }
+
+    fn command(&self, options: &Options, voice: &dyn Voice) -> Result<sandbox::Command, Error> {
+        let environment = self.pod_environment(options);
+        if let Some((path, format)) = &options.env_file {
+            let env_file::Rendered { text, left_out } = env_file::render(environment.iter(), *format);
+            write_private(path, &text).map_err(|cause| Error::EnvFile { path: path.clone(), cause })?;
+            if !left_out.is_empty() {
+                voice.note(&format!(
+                    "not in {}, whose format cannot carry them: {}",
+                    path.display(),
+                    left_out.join(", ")
+                ));
+            }
+        }
         let resolv_conf =
             dns::ResolvConf::parse(&self.description.resolv_conf).for_sandbox(sandbox::Sandbox::NAME_SERVER);
         let mut files = vec![(PathBuf::from("/etc/resolv.conf"), resolv_conf.into_bytes())];
         if let Ok(text) = std::fs::read_to_string("/etc/nsswitch.conf") {
             files.push((PathBuf::from("/etc/nsswitch.conf"), hosts_by_files_and_dns(&text).into_bytes()));
         }
-        sandbox::Command {
+        Ok(sandbox::Command {
             argv: options.command.clone(),
-            env: environment::compose(std::env::vars_os(), &self.description, ours),
+            env: environment::compose(std::env::vars_os(), &environment),
             cwd: None,
             files,
-        }
+        })
     }
 
     fn status(&self, command: &[String], command_pid: u32) -> Status {
@@ -324,9 +367,9 @@ impl Session {
             links,
             flows: Flows {
                 open: stats.flows as u64,
-                opened: self.traffic.counters.opened.load(Ordering::Relaxed),
-                refused: self.traffic.counters.refused.load(Ordering::Relaxed),
+                through_pod: self.traffic.counters.through_pod.load(Ordering::Relaxed),
                 by_machine: self.traffic.counters.by_machine.load(Ordering::Relaxed),
+                refused: self.traffic.counters.refused.load(Ordering::Relaxed),
             },
         }
     }
@@ -339,6 +382,13 @@ impl Session {
         }
         self.traffic.endpoint.close(link::Reset::Aborted);
     }
+}
+
+/// For the user alone: secrets may be in it.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 async fn describe(asker: &Asker, container_id: &str, pod: &str) -> Result<Description, Error> {

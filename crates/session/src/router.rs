@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::egress::{Egress, Scope};
+
 /// Who connects a destination of the command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
     Pod,
     Machine,
@@ -31,6 +33,9 @@ const SWEEP_AT: usize = 4096;
 /// Decides by ranges of the cluster, addresses the pod's DNS answered with, and what the machine itself is attached to.
 #[derive(Debug)]
 pub(crate) struct Router {
+    scope: Scope,
+    /// What the user said, or the pod's environment: these networks, on this side.
+    said: Vec<(IpNet, Side)>,
     cluster: Vec<IpNet>,
     on_link: Vec<IpNet>,
     learned: HashMap<IpAddr, Instant>,
@@ -38,8 +43,16 @@ pub(crate) struct Router {
 
 impl Router {
     /// `on_link` are the networks this machine is attached to.
-    pub(crate) fn new(on_link: Vec<IpNet>) -> Self {
-        Router { cluster: Vec::new(), on_link, learned: HashMap::new() }
+    pub(crate) fn new(on_link: Vec<IpNet>, egress: &Egress) -> Self {
+        let also = egress.also_networks().map(|network| (network, Side::Pod));
+        let never = egress.never.iter().map(|network| (*network, Side::Machine));
+        let said = never.chain(also).collect();
+        Router { scope: egress.scope, said, cluster: Vec::new(), on_link, learned: HashMap::new() }
+    }
+
+    /// Adds addresses that go through the pod, unless the user said otherwise.
+    pub(crate) fn also(&mut self, addresses: impl Iterator<Item = IpAddr>) {
+        self.said.extend(addresses.map(|address| (IpNet::from(address), Side::Pod)));
     }
 
     /// The Service and pod ranges, as far as they can be known.
@@ -57,20 +70,27 @@ impl Router {
         *entry = (*entry).max(until);
     }
 
-    /// The most telling fact wins: a cluster range, then a name the pod resolved, then the machine's own networks, then
-    /// private space, which is the cluster's unless the machine is on it.
+    /// The most telling fact wins: what the user said (of what fits, the smallest network, then `--never-proxy`), a cluster
+    /// range, a name the pod resolved, then the machine's own networks, then private space, which is the cluster's unless the
+    /// machine is on it.
     pub(crate) fn side(&self, to: IpAddr, now: Instant) -> Side {
         let to = to.to_canonical();
+        let said = self.said.iter().filter(|(network, _)| network.contains(&to));
+        // Of equals the last: `said` begins with what never goes through the pod.
+        if let Some((_, side)) = said.rev().max_by_key(|(network, _)| network.prefix_len()) {
+            return *side;
+        }
         if self.cluster.iter().any(|net| net.contains(&to)) {
             return Side::Pod;
         }
         if self.learned.get(&to).is_some_and(|until| *until > now) {
             return Side::Pod;
         }
-        if self.on_link.iter().any(|net| net.contains(&to)) {
-            return Side::Machine;
+        match self.scope {
+            Scope::All if !to.is_multicast() && to != Ipv4Addr::BROADCAST => Side::Pod,
+            Scope::Private if is_private(to) && !self.on_link.iter().any(|net| net.contains(&to)) => Side::Pod,
+            _ => Side::Machine,
         }
-        if is_private(to) { Side::Pod } else { Side::Machine }
     }
 
     /// The cluster's ranges as known, for DNS reverse zones and for `status`.
@@ -92,7 +112,7 @@ mod tests {
 
     fn router() -> Router {
         let nets = |list: &[&str]| list.iter().map(|n| n.parse().expect("a literal")).collect();
-        let mut router = Router::new(nets(&["192.168.1.0/24", "10.0.0.0/8"]));
+        let mut router = Router::new(nets(&["192.168.1.0/24", "10.0.0.0/8"]), &Egress::default());
         router.know(nets(&["10.96.0.0/16", "fd00:96::/112"]));
         router
     }
@@ -150,5 +170,40 @@ mod tests {
         }
         router.learn("203.0.113.7".parse().expect("a literal"), Duration::ZERO, start + SHORTEST_MEMORY * 2);
         assert_eq!(router.learned.len(), 1);
+    }
+
+    fn with(scope: Scope, also: &[&str], never: &[&str]) -> impl Fn(&str) -> Side {
+        let also = also.iter().map(|also| also.parse().expect("a destination")).collect();
+        let never = never.iter().map(|never| never.parse().expect("a literal")).collect();
+        let mut router = Router::new(Vec::new(), &Egress { scope, also, never, ..Egress::default() });
+        router.know(vec!["10.96.0.0/16".parse().expect("a literal")]);
+        router.also(["169.254.170.23".parse().expect("a literal")].into_iter());
+        move |to| router.side(to.parse().expect("a literal"), Instant::now())
+    }
+
+    #[test]
+    fn the_scope_decides_where_nothing_is_known() {
+        let sides = |scope| {
+            let side = with(scope, &[], &[]);
+            ["10.96.0.1", "192.168.7.7", "203.0.113.7"].map(side)
+        };
+        assert_eq!(sides(Scope::Cluster), [Side::Pod, Side::Machine, Side::Machine]);
+        assert_eq!(sides(Scope::Private), [Side::Pod, Side::Pod, Side::Machine]);
+        assert_eq!(sides(Scope::All), [Side::Pod; 3]);
+        assert_eq!(
+            with(Scope::All, &[], &[])("224.0.0.251"),
+            Side::Machine,
+            "nobody is reached by multicast through a pod"
+        );
+    }
+
+    #[test]
+    fn what_the_user_said_comes_first_and_the_smaller_network_before_the_larger() {
+        let side = with(Scope::Private, &["203.0.113.0/24", "10.1.2.3", "10.5.0.0/16"], &["10.0.0.0/8", "10.5.0.0/16"]);
+        assert_eq!(side("203.0.113.7"), Side::Pod);
+        assert_eq!(side("10.96.0.1"), Side::Machine);
+        assert_eq!(side("10.1.2.3"), Side::Pod);
+        assert_eq!(side("10.5.0.1"), Side::Machine, "never is the last word");
+        assert_eq!(side("169.254.170.23"), Side::Pod);
     }
 }

@@ -72,12 +72,12 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flows {
     pub open: u64,
-    /// Through the pod, since the session began.
-    pub opened: u64,
-    /// Connections that the far side refused or that could not be made.
-    pub refused: u64,
-    /// Connections made by this machine itself, since they lead outside the cluster.
+    /// Asked of the pod since the session began.
+    pub through_pod: u64,
+    /// Asked of this machine itself, since they lead outside the cluster.
     pub by_machine: u64,
+    /// Of all these, those that the far side refused or that could not be made.
+    pub refused: u64,
 }
 
 /// A link that has not been heard of for this long is in doubt: three PING intervals of 5 s and a second.

@@ -1,5 +1,6 @@
 //! One module per verb: its arguments and what it does.
 
+mod completion;
 mod help;
 mod image;
 mod leave;
@@ -7,6 +8,7 @@ mod list;
 mod quit;
 mod run;
 mod sessions;
+mod shell;
 mod status;
 mod version;
 
@@ -15,11 +17,13 @@ use std::process::ExitCode;
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Run(run::Args),
+    Shell(shell::Args),
     Status(status::Args),
     List(list::Args),
     Leave(leave::Args),
     Quit(quit::Args),
     Image(image::Args),
+    Completion(completion::Args),
     Version(version::Args),
     Help(help::Args),
 }
@@ -27,11 +31,13 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command) -> ExitCode {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Shell(args) => shell::run(args),
         Command::Status(args) => status::run(&args),
         Command::List(args) => list::run(&args),
         Command::Leave(args) => leave::run(&args),
         Command::Quit(args) => quit::run(&args),
         Command::Image(args) => image::run(&args),
+        Command::Completion(args) => completion::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Help(args) => help::run(&args),
     }

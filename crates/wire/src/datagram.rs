@@ -37,18 +37,10 @@ pub enum Undelivered {
     Host,
     Network,
     Prohibited,
-    /// Larger than the path takes.
-    TooBig,
 }
 
 impl Undelivered {
-    const ALL: [Undelivered; 5] = [
-        Undelivered::Port,
-        Undelivered::Host,
-        Undelivered::Network,
-        Undelivered::Prohibited,
-        Undelivered::TooBig,
-    ];
+    const ALL: [Undelivered; 4] = [Undelivered::Port, Undelivered::Host, Undelivered::Network, Undelivered::Prohibited];
 }
 
 /// A record that no release of ours writes.

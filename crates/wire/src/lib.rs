@@ -5,6 +5,7 @@
 
 mod admission;
 mod control;
+mod datagram;
 mod open;
 
 pub use admission::{Admit, Admitted, LINE_LIMIT, LineError, SessionId};
@@ -12,6 +13,7 @@ pub use control::{
     Answer, ControlDecoder, ControlError, DescribeContainer, Description, Done, EnvEntry, Failure, Leave, Request,
     Resolve, Resolved, answer, encode_control, request,
 };
+pub use datagram::{Datagram, Delivery, MOST_PAYLOAD, Malformed, Undelivered};
 pub use open::{Hello, Open, Transport};
 
 /// The protocol spoken by this release. A release also speaks the one before.

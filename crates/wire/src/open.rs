@@ -34,16 +34,20 @@ pub struct Open {
 pub enum Transport {
     Unspecified = 0,
     Tcp = 1,
+    /// Datagrams from one port to any other end; what passes is records, see [`crate::Datagram`].
     Udp = 2,
+    /// ICMP echo requests of one identifier, likewise.
+    Echo = 3,
 }
 
 impl Open {
     pub fn tcp(to: SocketAddr) -> Self {
-        let address = match to.ip() {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        Open { transport: Transport::Tcp as i32, address, port: u32::from(to.port()) }
+        Open { transport: Transport::Tcp as i32, address: octets(to.ip()), port: u32::from(to.port()) }
+    }
+
+    /// `any` is the unspecified address of the family.
+    pub fn datagrams(transport: Transport, any: IpAddr) -> Self {
+        Open { transport: transport as i32, address: octets(any), port: 0 }
     }
 
     /// The address to dial, or `None` when the message names none.
@@ -63,6 +67,13 @@ impl Open {
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Self::decode(bytes).ok()
+    }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 

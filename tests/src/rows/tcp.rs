@@ -1,12 +1,9 @@
 //! R4: what TCP says is true.
 
-use std::net::SocketAddr;
-
 use anyhow::ensure;
 
-use super::{Row, row};
+use super::{Row, at, probe, row};
 use crate::world::World;
-use testkit::lab::Shell;
 
 pub(super) const ROWS: &[Row] = &[
     row("R4", "8,000 good and 400 refused connects in 32 threads", many_connects),
@@ -85,12 +82,4 @@ fn server_first(world: &World) -> anyhow::Result<()> {
         ensure!(is_right, "{target}: {outcome}");
     }
     Ok(())
-}
-
-fn probe(world: &World, shell: &mut Shell, words: &str) -> anyhow::Result<serde_json::Value> {
-    shell.json(&format!("{} {words}", world.testapp()))
-}
-
-fn at(addresses: &[std::net::IpAddr], port: u16) -> Vec<SocketAddr> {
-    addresses.iter().map(|address| (*address, port).into()).collect()
 }

@@ -1,7 +1,8 @@
 //! DNS: CoreDNS in the cluster, and one outside it that knows other names.
 //!
 //! Each knows a name that the other does not, so that a test can tell who was asked: `inside.test` the cluster's,
-//! `example.test` the one outside. All else outside the cluster's zone does not exist.
+//! `example.test` the one outside; `both.test` has an address of its own in each. All else outside the cluster's zone does
+//! not exist.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub(crate) fn start_outside(state: &StateDir, init: &Process) -> Result<()> {
     let zone = format!(
         "$ORIGIN test.\n$TTL 5\n@ IN SOA ns.test. admin.test. 1 60 60 60 5\n@ IN NS ns.test.\n\
          ns IN A {dns4}\nns IN AAAA {dns6}\nexample IN A {web4}\nexample IN AAAA {web6}\n\
-         www.example IN CNAME example.test.\nv4.example IN A {web4}\nv6.example IN AAAA {web6}\n"
+         www.example IN CNAME example.test.\nv4.example IN A {web4}\nv6.example IN AAAA {web6}\nboth IN A {web4}\n"
     );
     write(&state.join("outside/test.zone"), &zone)?;
     let corefile = format!(

@@ -58,6 +58,8 @@ fn containerd_config(state: &StateDir, node: Node) -> String {
 [plugins."io.containerd.snapshotter.v1.overlayfs"]
   root_path = "/run/snapshots"
 [plugins."io.containerd.grpc.v1.cri"]
+  # As containerd 2 has it from the start: pods may ping without capabilities.
+  enable_unprivileged_icmp = true
   sandbox_image = "{PAUSE}"
   restrict_oom_score_adj = true
   stream_server_address = "127.0.0.1"

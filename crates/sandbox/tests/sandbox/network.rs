@@ -100,9 +100,26 @@ fn a_dial_is_dropped_when_the_command_gives_its_connection_up() {
 }
 
 #[test]
-fn udp_to_the_outside_fails_at_once() {
-    assert_eq!(client(&["udp", "10.96.0.10:53"]), "EPERM");
-    assert_eq!(client(&["udp", "[fd96::a]:53"]), "EPERM");
+fn a_datagram_of_any_size_goes_out_and_its_answer_comes_from_whom_it_went_to() {
+    for to in ["10.96.0.10:53", "[fd96::a]:53"] {
+        for length in ["0", "1", "1400", "9000", "60000"] {
+            assert_eq!(client(&["udp", to, length]), format!("same {to}"));
+        }
+    }
+}
+
+#[test]
+fn a_connected_socket_learns_that_nobody_listens() {
+    for address in ["10.96.0.10", "[fd96::a]"] {
+        assert_eq!(client(&["udp-connected", &format!("{address}:53")]), "ok");
+        assert_eq!(client(&["udp-connected", &format!("{address}:1")]), "ECONNREFUSED");
+    }
+}
+
+#[test]
+fn an_echo_request_is_answered() {
+    assert_eq!(client(&["ping", "10.96.0.10:7"]), "0 7 [104, 105]");
+    assert_eq!(client(&["ping", "[fd96::a]:7"]), "129 7 [104, 105]");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+mod load;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stead-
 /// Architecture of the agent inside, in Go's words: the one this binary was built for.
 const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
-/// Write the agent's image
+/// Write the agent's image, or bring it to a cluster
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -25,12 +27,12 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Verb {
     Save(SaveArgs),
+    Load(load::Args),
 }
 
 /// Write the agent's image as an OCI archive
 ///
-/// The same release always writes the same bytes. Load it with `ctr -n k8s.io images import FILE`,
-/// `kind load image-archive FILE`, `k3d image import FILE` or `minikube image load FILE`.
+/// The same release always writes the same bytes. `stead image load` brings it to a cluster on this machine.
 #[derive(clap::Args)]
 struct SaveArgs {
     /// Archive to write; - for standard output
@@ -43,19 +45,27 @@ struct SaveArgs {
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let Verb::Save(args) = &args.verb;
-    match save(args) {
+    let (done, format) = match &args.verb {
+        Verb::Save(args) => (carried().and_then(|()| save(args)), args.output.output),
+        Verb::Load(args) => (carried().and_then(|()| load::run(args)), args.output.output),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.show(args.output.output),
+        Err(failure) => failure.show(format),
     }
 }
 
-fn save(args: &SaveArgs) -> Result<(), Failure> {
+fn carried() -> Result<(), Failure> {
     if AGENT.is_empty() {
         let next = Some("build with `cargo xtask dist`, which puts the agent inside".to_owned());
         return Err(Failure::new(78, "this build of stead carries no agent", next));
     }
-    let written = if args.file == Path::new("-") { write(args, &mut io::stdout().lock()) } else { write_file(args) };
+    Ok(())
+}
+
+fn save(args: &SaveArgs) -> Result<(), Failure> {
+    let written =
+        if args.file == Path::new("-") { write(&args.name, &mut io::stdout().lock()) } else { write_file(args) };
     written.map_err(|error| Failure::io(&format!("cannot write {}", args.file.display()), &error))?;
     if args.output.output == Format::Json && args.file != Path::new("-") {
         crate::output::result(Format::Json, &serde_json::json!({ "image": args.name, "file": args.file }), |_| {
@@ -68,7 +78,7 @@ fn save(args: &SaveArgs) -> Result<(), Failure> {
 /// A file that could not be written whole is not left behind.
 fn write_file(args: &SaveArgs) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(&args.file)?);
-    let written = write(args, &mut out).and_then(|()| out.flush());
+    let written = write(&args.name, &mut out).and_then(|()| out.flush());
     if written.is_err() {
         let _ = std::fs::remove_file(&args.file);
     }
@@ -76,11 +86,11 @@ fn write_file(args: &SaveArgs) -> io::Result<()> {
 }
 
 /// One layer with one file. Gzip, since the archive is made to travel: a third of the size.
-fn write(args: &SaveArgs, out: &mut impl io::Write) -> io::Result<()> {
+fn write(name: &str, out: &mut impl io::Write) -> io::Result<()> {
     let mut agent = Vec::new();
     GzDecoder::new(AGENT).read_to_end(&mut agent)?;
     let layer = Layer::from_files([oci::File::new("stead-agent", 0o755, agent)]).and_then(Layer::gzip);
-    let image = ImageBuilder::new(cluster::normalized(&args.name))
+    let image = ImageBuilder::new(cluster::normalized(name))
         .arch(ARCH)
         .label("org.opencontainers.image.version", wire::RELEASE)
         .entrypoint(["/stead-agent"])

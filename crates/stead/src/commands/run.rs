@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use session::Options;
+use session::egress::{Destination, Egress, Network, Scope};
+use session::{EnvChoice, EnvFormat, Options};
 
 use crate::error::Failure;
 use crate::output::OutputArgs;
@@ -23,12 +24,19 @@ use crate::voice::Terminal;
     after_help = "Examples:\n  stead run web -- ./server --port 8080\n  stead run deploy/web -n shop -- psql -h db"
 )]
 pub(crate) struct Args {
-    /// Workload whose place the command takes: web, deploy/web, sts/db, ds/agent, pod/web-0
-    #[arg(value_name = "WORKLOAD")]
-    workload: String,
+    #[command(flatten)]
+    session: SessionArgs,
     /// Command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// A session, whatever its command is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SessionArgs {
+    /// Workload whose place the command takes: web, deploy/web, sts/db, ds/agent, pod/web-0
+    #[arg(value_name = "WORKLOAD")]
+    workload: String,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// Container of the pod (default: the one kubectl would take)
@@ -50,7 +58,92 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4))]
     links: u32,
     #[command(flatten)]
+    egress: EgressArgs,
+    #[command(flatten)]
+    env: EnvArgs,
+    #[command(flatten)]
     output: OutputArgs,
+}
+
+/// Which of the container's variables the command gets, and who else.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Environment")]
+struct EnvArgs {
+    /// Take a variable of the container that would stay this machine's (PATH, LD_*, ...); NAME* for all that begin so. May
+    /// be repeated
+    #[arg(long = "env-include", value_name = "NAME")]
+    include: Vec<String>,
+    /// Do not take a variable of the container; the last word. May be repeated
+    #[arg(long = "env-exclude", value_name = "NAME")]
+    exclude: Vec<String>,
+    /// Write what the command gets of the pod's environment to a file for other tools, readable by you alone
+    #[arg(long = "env-file", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What the file is for: docker run --env-file, compose, a shell, or JSON
+    #[arg(long = "env-format", value_name = "FORMAT", default_value = "docker", requires = "file")]
+    format: EnvFormatArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum EnvFormatArg {
+    Docker,
+    Compose,
+    Sh,
+    Json,
+}
+
+impl From<EnvFormatArg> for EnvFormat {
+    fn from(format: EnvFormatArg) -> Self {
+        match format {
+            EnvFormatArg::Docker => EnvFormat::Docker,
+            EnvFormatArg::Compose => EnvFormat::Compose,
+            EnvFormatArg::Sh => EnvFormat::Sh,
+            EnvFormatArg::Json => EnvFormat::Json,
+        }
+    }
+}
+
+/// What of the command's traffic goes through the pod.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Traffic of the command")]
+struct EgressArgs {
+    /// What goes through the pod where nothing else is known: nothing but the cluster's own addresses, private addresses
+    /// that this machine is not attached to, or all
+    #[arg(long, value_name = "SCOPE", default_value = "private")]
+    egress: ScopeArg,
+    /// Host, address or network that goes through the pod, too; a host is resolved by the pod. May be repeated
+    #[arg(long, value_name = "HOST|IP|CIDR")]
+    also_proxy: Vec<Destination>,
+    /// Address or network that never goes through the pod. Of several that fit, the smallest network wins. May be repeated
+    #[arg(long, value_name = "IP|CIDR", value_parser = session::egress::network)]
+    never_proxy: Vec<Network>,
+    /// Who is asked first for names that are not the cluster's own
+    #[arg(long, value_name = "SIDE", default_value = "host")]
+    dns: DnsArg,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ScopeArg {
+    Cluster,
+    Private,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum DnsArg {
+    Host,
+    Cluster,
+}
+
+impl From<EgressArgs> for Egress {
+    fn from(args: EgressArgs) -> Self {
+        let scope = match args.egress {
+            ScopeArg::Cluster => Scope::Cluster,
+            ScopeArg::Private => Scope::Private,
+            ScopeArg::All => Scope::All,
+        };
+        Egress { scope, also: args.also_proxy, never: args.never_proxy, cluster_dns_first: args.dns == DnsArg::Cluster }
+    }
 }
 
 /// Which cluster, as kubectl takes it.
@@ -87,14 +180,19 @@ impl From<ClusterArgs> for cluster::ConnectOptions {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
+    session(args.session, args.command)
+}
+
+/// Runs a session with this command.
+pub(crate) fn session(args: SessionArgs, command: Vec<OsString>) -> ExitCode {
     let format = args.output.output;
-    match start(args) {
+    match start(args, command) {
         Ok(never) => match never {},
         Err(failure) => failure.show(format),
     }
 }
 
-fn start(args: Args) -> Result<Infallible, Failure> {
+fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failure> {
     let options = Options {
         connect: args.cluster.into(),
         workload: args.workload,
@@ -102,8 +200,11 @@ fn start(args: Args) -> Result<Infallible, Failure> {
         image: args.agent_image,
         lease: args.lease,
         park: if args.no_park { Duration::ZERO } else { args.park },
+        egress: args.egress.into(),
+        env: EnvChoice { include: args.env.include, exclude: args.env.exclude },
+        env_file: args.env.file.map(|file| (file, args.env.format.into())),
         links: args.links,
-        command: args.command,
+        command,
     };
     let id = session::new_id();
     // Before any thread exists: the sandbox's guard is forked from this process.

@@ -67,7 +67,7 @@ fn one(status: &Status) -> String {
     let flows = status.flows;
     lines.push(format!(
         "flows      {} open; {} through the pod, {} from this machine, {} refused",
-        flows.open, flows.opened, flows.by_machine, flows.refused
+        flows.open, flows.through_pod, flows.by_machine, flows.refused
     ));
     lines.join("\n") + "\n"
 }

@@ -1,30 +1,38 @@
 //! Small pieces of socket work that std lacks, and threads with small stacks.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Long enough for any path a test has; a blocked test must end by itself.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Listens on `port` for IPv6 and IPv4 alike (IPv4 alone where the machine has no IPv6).
 pub fn listen(port: u16) -> io::Result<TcpListener> {
-    bind(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into())
-        .or_else(|_| bind(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into()))
-}
-
-fn bind(domain: Domain, address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if domain == Domain::IPV6 {
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&address.into())?;
+    let socket = bind(port, Type::STREAM)?;
     socket.listen(4096)?;
     Ok(socket.into())
+}
+
+/// The same for datagrams.
+pub fn bind_udp(port: u16) -> io::Result<UdpSocket> {
+    bind(port, Type::DGRAM).map(UdpSocket::from)
+}
+
+fn bind(port: u16, kind: Type) -> io::Result<Socket> {
+    let bind = |domain, any: IpAddr| -> io::Result<Socket> {
+        let socket = Socket::new(domain, kind, None)?;
+        socket.set_reuse_address(kind == Type::STREAM)?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        Ok(socket)
+    };
+    bind(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()).or_else(|_| bind(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()))
 }
 
 /// Connects with Nagle off.

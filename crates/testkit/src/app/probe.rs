@@ -1,6 +1,7 @@
 //! Does one thing to a server and prints what happened. The judgement is the test's, which knows what is right.
 
 mod connects;
+mod datagrams;
 mod ends;
 mod hostile;
 mod uploads;
@@ -77,6 +78,25 @@ pub enum Probe {
     },
     /// Sends bytes to a port, prints what comes back before the end or the patience
     Poke { addr: SocketAddr, text: String },
+    /// A datagram to each address from one socket, and what comes back
+    Udp {
+        #[arg(required = true)]
+        addrs: Vec<SocketAddr>,
+        #[arg(long, default_value_t = 100)]
+        bytes: usize,
+        /// Connect the socket to each before
+        #[arg(long)]
+        connected: bool,
+        /// Seconds to wait for each answer
+        #[arg(long, default_value_t = 60.0)]
+        patience: f64,
+    },
+    /// Echo requests without capabilities: whether each came back as it was
+    Ping {
+        addr: IpAddr,
+        #[arg(long, default_value_t = 3)]
+        count: u16,
+    },
     /// Connects to a unix socket, sends a line and prints the answer
     Unix { path: std::path::PathBuf },
 }
@@ -100,6 +120,10 @@ impl Probe {
             Probe::Scan { addr } => hostile::scan(*addr),
             Probe::Slowloris { addr, count } => hostile::slowloris(*addr, *count),
             Probe::Poke { addr, text } => hostile::poke(*addr, text),
+            Probe::Udp { addrs, bytes, connected, patience } => {
+                datagrams::exchange(addrs, *bytes, *connected, *patience)
+            }
+            Probe::Ping { addr, count } => datagrams::ping(*addr, *count),
             Probe::Unix { path } => ends::unix_socket(path),
         }
     }

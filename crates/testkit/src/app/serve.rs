@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ const BULK: usize = 256 << 10;
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// First byte decides: D discard, A discard with acknowledgements, S source, E echo, F hash until FIN, R reset
+    /// First byte decides: D discard, A discard with acknowledgements, S source, E echo, F hash until FIN, R reset.
+    /// Over UDP: every datagram is sent back
     #[arg(long, default_value_t = 9000)]
     raw: u16,
     /// HTTP: /hello /env /headers /echo (POST) /up (Upgrade: raw)
@@ -46,7 +47,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         (options.reset, Arc::new(net::reset)),
         (options.record, Arc::new(move |stream| records.serve(stream))),
     ];
-    let mut threads = Vec::new();
+    let socket = net::bind_udp(options.raw).with_context(|| format!("cannot bind UDP port {}", options.raw))?;
+    let mut threads = vec![net::spawn(move || echo_datagrams(&socket))?];
     for (port, handler) in ports {
         let listener = net::listen(port).with_context(|| format!("cannot listen on port {port}"))?;
         threads.push(net::spawn(move || accept_all(&listener, &handler))?);
@@ -55,6 +57,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        // An error is of one datagram: who sent it is gone.
+        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    }
 }
 
 type Handler = Arc<dyn Fn(TcpStream) -> io::Result<()> + Send + Sync>;
