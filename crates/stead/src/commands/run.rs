@@ -37,8 +37,6 @@ pub(crate) struct SessionArgs {
     /// Workload whose place the command takes: web, deploy/web, sts/db, ds/agent, pod/web-0
     #[arg(value_name = "WORKLOAD")]
     workload: String,
-    #[command(flatten)]
-    cluster: ClusterArgs,
     /// Container of the pod (default: the one kubectl would take)
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
@@ -57,6 +55,8 @@ pub(crate) struct SessionArgs {
     /// Links to the agent: one for interactive traffic, the others for bulk
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4))]
     links: u32,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     egress: EgressArgs,
     #[command(flatten)]

@@ -57,13 +57,13 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     // What the tool says is its user's to see; stdout stays for our result.
     let mut tool = Command::new(&words[0]);
     let status = tool.args(&words[1..]).stdin(Stdio::null()).stdout(io::stderr()).status();
-    let by_hand = || Some(format!("where it can run: {}", command_line(&self::words(args, Path::new("FILE")))));
+    let by_hand = command_line(&self::words(args, Path::new("FILE")));
+    let by_hand = format!("write the image with `stead image save FILE`; where {} runs: {by_hand}", words[0]);
     match status {
         Ok(status) if status.success() => {}
-        Ok(status) => return Err(Failure::new(74, format!("{} ended with {status}", words[0]), by_hand())),
+        Ok(status) => return Err(Failure::new(74, format!("{} ended with {status}", words[0]), Some(by_hand))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let next = format!("write the image with `stead image save FILE`, then {}", by_hand().unwrap_or_default());
-            return Err(Failure::new(71, format!("{} is not installed on this machine", words[0]), Some(next)));
+            return Err(Failure::new(71, format!("{} is not installed on this machine", words[0]), Some(by_hand)));
         }
         Err(error) => return Err(Failure::io(&format!("cannot run {}", words[0]), &error)),
     }
