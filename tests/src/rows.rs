@@ -9,6 +9,7 @@ mod environment;
 mod hostile;
 mod input;
 mod languages;
+mod localhost;
 mod loss;
 mod names;
 mod process;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Vec<Row> {
         tcp::ROWS,
         datagrams::ROWS,
         egress::ROWS,
+        localhost::ROWS,
         bytes::ROWS,
         languages::ROWS,
         process::ROWS,

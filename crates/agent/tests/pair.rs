@@ -14,7 +14,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use wire::{Admit, Admitted, Answer, ControlDecoder, Hello, Open, Request, Transport, answer, encode_control, request};
+use wire::{
+    Admit, Admitted, Answer, ControlDecoder, Datagram, Delivery, Hello, Open, Request, Transport, Undelivered, answer,
+    encode_control, request,
+};
 
 /// Longer than anything here takes, shorter than a patience of the test runner.
 const WAIT: Duration = Duration::from_secs(30);
@@ -199,14 +202,44 @@ async fn an_admitted_session_reaches_what_the_agent_reaches() {
     round_trip(&client, echo, 5).await;
     round_trip(&client, echo, 3 << 20).await;
     assert_eq!(client.open(closed_port().await).await.err(), Some(Reset::Refused));
-    let udp = Open { transport: Transport::Udp as i32, ..Open::tcp(echo) };
-    let refused = soon(client.endpoint.open(udp.to_bytes().into())).await;
+    let later = Open { transport: 99, ..Open::tcp(echo) };
+    let refused = soon(client.endpoint.open(later.to_bytes().into())).await;
     assert_eq!(refused.err(), Some(Reset::NotAllowed));
     let garbage = soon(client.endpoint.open(Bytes::from_static(b"\xff\xff"))).await;
     assert_eq!(garbage.err(), Some(Reset::NotAllowed));
 
     drop(links);
     echo_task.abort();
+}
+
+#[tokio::test]
+async fn datagrams_reach_what_the_agent_reaches_and_the_refused_are_told() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    let (open, closed) = (server.local_addr().expect("bound"), closed_udp().await);
+    let mut agent = Agent::start();
+    let client = Client::new(1);
+    let admitted = agent.admit(&client).await;
+    let _link = client.link(0, &admitted).await;
+    let any = Open::datagrams(Transport::Udp, Ipv4Addr::UNSPECIFIED.into());
+    let flow = soon(client.endpoint.open(any.to_bytes().into())).await.expect("open");
+    let mut records = datagram::Records::new(flow.into_stream());
+    let payload = |bytes: &'static [u8]| Delivery::Payload(Bytes::from_static(bytes));
+    records.send(&Datagram { peer: closed, what: payload(b"x") });
+    let told = Datagram { peer: closed, what: Delivery::Undelivered(Undelivered::Port) };
+    assert_eq!(soon(records.next()).await.expect("lives"), Some(told));
+    records.send(&Datagram { peer: open, what: payload(b"ask") });
+    let answered = async {
+        let mut buffer = [0; 8];
+        let (length, from) = server.recv_from(&mut buffer).await.expect("asked");
+        assert_eq!(&buffer[..length], b"ask");
+        server.send_to(b"answer", from).await.expect("answered");
+    };
+    let (came, ()) = soon(async { tokio::join!(records.next(), answered) }).await;
+    assert_eq!(came.expect("lives"), Some(Datagram { peer: open, what: payload(b"answer") }));
+}
+
+async fn closed_udp() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").await.and_then(|socket| socket.local_addr()).expect("loopback")
 }
 
 #[tokio::test]

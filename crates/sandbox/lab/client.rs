@@ -22,6 +22,7 @@ pub(crate) fn client(arguments: &[String]) -> Outcome {
         "many" => println!("{}", many(address(1)?, address(2)?)),
         "at-once" => println!("{}", at_once(address(1)?)?),
         "reuse" => println!("{}", reuse(address(1)?, address(2)?)?),
+        "own" => println!("{}", own(address(1)?)?),
         "udp" => println!("{}", udp(address(1)?, arguments.get(2).map_or(Ok(1), |length| length.parse())?)?),
         "udp-connected" => println!("{}", udp_connected(address(1)?)),
         "ping" => println!("{}", ping(address(1)?)?),
@@ -154,6 +155,15 @@ fn reuse(near: SocketAddr, far: SocketAddr) -> std::io::Result<String> {
         read += usize::from(byte == *b"!");
     }
     Ok(format!("{read} read"))
+}
+
+/// Who answers where this program listens, too: it says `?`.
+fn own(at: SocketAddr) -> std::io::Result<String> {
+    let listener = std::net::TcpListener::bind(at)?;
+    std::thread::spawn(move || listener.accept().and_then(|(mut stream, _)| stream.write_all(b"?")));
+    let mut said = String::new();
+    TcpStream::connect(at)?.read_to_string(&mut said)?;
+    Ok(said)
 }
 
 /// Long enough for an answer on this machine, however busy it is.

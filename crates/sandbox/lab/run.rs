@@ -101,7 +101,7 @@ impl Dialer for Loopback {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         Ipv4Addr::LOCALHOST.into()
                     }
-                    [10, 96, ..] => Ipv4Addr::LOCALHOST.into(),
+                    [10, 96, ..] | [127, ..] => Ipv4Addr::LOCALHOST.into(),
                     _ => return Err(DialError::NetworkUnreachable),
                 },
                 IpAddr::V6(a) if a.segments()[0] == 0xfd96 => Ipv6Addr::LOCALHOST.into(),

@@ -1,6 +1,6 @@
 //! Asks the kernel (sock_diag) about the command's TCP sockets.
 //!
-//! Now just whether a connecting socket still exists; the command's listening ports will be read here too.
+//! Whether a connecting socket still exists, and whether somebody inside listens.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +36,12 @@ impl Diag {
             Ok(None) => false,
             Err(_) => true,
         }
+    }
+
+    /// Whether a socket inside would take a connection with these ends.
+    pub(crate) fn is_listened_for(&self, (from, to): &Ends) -> bool {
+        // Seen from the listener, its own end comes first.
+        matches!(self.state(&(*to, *from)), Ok(Some(LISTEN)))
     }
 
     /// The socket's state; `None` when there is none.
@@ -123,6 +129,8 @@ mod tests {
         let ends = (stream.local_addr().expect("address"), to);
         assert!(diag.is_wanted(&ends));
         assert!(!diag.is_wanted(&(SocketAddr::new(ends.0.ip(), 1), to)));
+        let stranger = SocketAddr::new(to.ip(), 1);
+        assert!(diag.is_listened_for(&(stranger, to)) && !diag.is_listened_for(&(stranger, ends.0)));
         // A listener on the port is no connection.
         assert!(!diag.is_wanted(&(to, SocketAddr::new(to.ip(), 1))));
     }

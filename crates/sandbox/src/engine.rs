@@ -128,15 +128,22 @@ impl Engine {
             }
             return;
         };
+        let mut packet = std::borrow::Cow::Borrowed(packet);
+        if syn.to.ip().is_loopback() {
+            if self.diag.is_listened_for(&(syn.from, syn.to)) {
+                return self.write(&packet::with_hops(&packet, packet::INSIDE));
+            }
+            packet = packet::with_hops(&packet, packet::OUTSIDE).into();
+        }
         match self.flows.syn(&syn) {
             Verdict::Known => trace!(to = %syn.to, "SYN repeated"),
-            Verdict::Again => self.write(packet),
+            Verdict::Again => self.write(&packet),
             Verdict::New(dial) => {
                 trace!(from = %syn.from, to = %syn.to, "SYN");
                 let ends = (syn.from, syn.to);
                 let future = self.dialer.dial(syn.from, syn.to).map(move |result| Dialled { ends, dial, result });
                 let (abort, registration) = AbortHandle::new_pair();
-                self.flows.begin(dial, syn, packet.to_vec(), AbortOnDrop(abort), Instant::now());
+                self.flows.begin(dial, syn, packet.into_owned(), AbortOnDrop(abort), Instant::now());
                 self.dials.push(Abortable::new(future.boxed(), registration));
             }
         }

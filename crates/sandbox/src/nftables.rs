@@ -5,9 +5,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::netlink::{Attributes, Batch};
+use crate::packet::INSIDE;
 
 /// What one family's table needs to know.
 pub(crate) struct Rules<'a> {
+    /// Addresses whose connections begin like all others, although they are inside: localhost, which the sandbox shares with
+    /// the machine. A SYN that comes back with [`INSIDE`] hops is for a listener in the sandbox.
+    pub(crate) shared: &'a [(IpAddr, u8)],
     /// Addresses that stay inside the sandbox, as (address, prefix length). All of one family.
     pub(crate) inside: &'a [(IpAddr, u8)],
     /// The transparent listener that takes SYNs which come back from the TUN.
@@ -22,6 +26,7 @@ pub(crate) struct Rules<'a> {
 ///
 /// ```text
 /// chain out { type route hook output priority mangle
+///   ip daddr <shared> tcp flags & (syn|ack) == syn meta mark set <mark> accept
 ///   ip daddr <inside> accept
 ///   tcp flags & (syn|ack) == syn meta mark set <mark> accept
 ///   meta l4proto tcp accept
@@ -30,6 +35,7 @@ pub(crate) struct Rules<'a> {
 ///   drop                                   # others: sendto fails with EPERM at once, as behind a local firewall
 /// }
 /// chain in { type filter hook prerouting priority mangle
+///   iif <tun> ip daddr <shared> ip ttl 255 accept
 ///   iif <tun> tcp flags & (syn|ack) == syn tproxy to <listener> accept
 /// }
 /// ```
@@ -55,6 +61,20 @@ impl Rules<'_> {
         });
         self.chain(batch, OUT, "route", libc::NF_INET_LOCAL_OUT);
         self.chain(batch, IN, "filter", libc::NF_INET_PRE_ROUTING);
+        for (address, prefix) in self.shared {
+            self.rule(batch, OUT, |e| {
+                e.destination_in(*address, *prefix);
+                e.tcp_syn();
+                e.set_mark(self.mark);
+                e.accept();
+            });
+            self.rule(batch, IN, |e| {
+                e.meta_is(libc::NFT_META_IIF, &self.tun.to_ne_bytes());
+                e.destination_in(*address, *prefix);
+                e.hops_are(self.family(), INSIDE);
+                e.accept();
+            });
+        }
         for (address, prefix) in self.inside {
             self.rule(batch, OUT, |e| {
                 e.destination_in(*address, *prefix);
@@ -197,6 +217,13 @@ impl Expressions<'_> {
         self.equals(&bytes);
     }
 
+    fn hops_are(&mut self, family: i32, hops: u8) {
+        // Offset of the TTL in the IPv4 header, of the hop limit in that of IPv6.
+        let offset = if family == libc::AF_INET { 8 } else { 7 };
+        self.payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, 1);
+        self.equals(&[hops]);
+    }
+
     fn tcp_syn(&mut self) {
         self.meta_is(libc::NFT_META_L4PROTO, &[libc::IPPROTO_TCP as u8]);
         // Byte 13 of the TCP header: of SYN (2) and ACK (16) just SYN.
@@ -311,8 +338,14 @@ mod tests {
         let inside4 = [(IpAddr::from([127, 0, 0, 0]), 8)];
         let inside6 = [(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]), 128)];
         let batch = transaction(&[
-            Rules { inside: &inside4, listener: ([198, 18, 0, 5], 1).into(), tun: 2, mark: 1 },
-            Rules { inside: &inside6, listener: ([0xfdu16, 0, 0, 0, 0, 0, 0, 5], 1).into(), tun: 2, mark: 1 },
+            Rules { shared: &inside4, inside: &inside4, listener: ([198, 18, 0, 5], 1).into(), tun: 2, mark: 1 },
+            Rules {
+                shared: &[],
+                inside: &inside6,
+                listener: ([0xfdu16, 0, 0, 0, 0, 0, 0, 5], 1).into(),
+                tun: 2,
+                mark: 1,
+            },
         ]);
         let mut kinds = Vec::new();
         let mut rest = batch.bytes();
@@ -323,6 +356,6 @@ mod tests {
         assert!(rest.is_empty());
         let (table, chain, rule) = (0, 3, 6);
         let family = [table, chain, chain, rule, rule, rule, rule, rule, rule, rule];
-        assert_eq!(kinds, [&[16][..], &family, &family, &[17]].concat());
+        assert_eq!(kinds, [&[16][..], &family, &[rule, rule], &family, &[17]].concat());
     }
 }

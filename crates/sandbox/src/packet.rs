@@ -4,6 +4,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// Hops of a SYN that comes back from the TUN for a listener inside the sandbox, and of every other.
+pub(crate) const INSIDE: u8 = 255;
+pub(crate) const OUTSIDE: u8 = 64;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
@@ -109,6 +113,23 @@ pub(crate) fn unreachable(packet: &[u8], why: Unreachable) -> Option<Vec<u8>> {
     let sum = checksum(start, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     Some(wrap(ip.destination, ip.source, protocol, &message))
+}
+
+/// The packet with another count of hops.
+pub(crate) fn with_hops(packet: &[u8], hops: u8) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            let header = (usize::from(packet[0] & 15) * 4).min(packet.len());
+            packet[8] = hops;
+            packet[10..12].fill(0);
+            let sum = checksum(0, &packet[..header]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        Some(6) if packet.len() >= 40 => packet[7] = hops,
+        _ => {}
+    }
+    packet
 }
 
 /// The datagram in `packet`, if it is whole and of a protocol that is carried.
@@ -218,11 +239,10 @@ impl Ip {
 
 /// `payload` with an IP header before it. Both addresses are of one family.
 fn wrap(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    const HOPS: u8 = 64;
     let mut packet = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let [high, low] = ((20 + payload.len()) as u16).to_be_bytes();
-            let mut head = vec![0x45, 0, high, low, 0, 0, 0x40, 0, HOPS, protocol, 0, 0];
+            let mut head = vec![0x45, 0, high, low, 0, 0, 0x40, 0, OUTSIDE, protocol, 0, 0];
             head.extend_from_slice(&from.octets());
             head.extend_from_slice(&to.octets());
             let sum = checksum(0, &head);
@@ -231,7 +251,7 @@ fn wrap(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
         }
         (from, to) => {
             let [high, low] = (payload.len() as u16).to_be_bytes();
-            let mut head = vec![0x60, 0, 0, 0, high, low, protocol, HOPS];
+            let mut head = vec![0x60, 0, 0, 0, high, low, protocol, OUTSIDE];
             head.extend_from_slice(&v6(from).octets());
             head.extend_from_slice(&v6(to).octets());
             head
@@ -296,6 +316,18 @@ mod tests {
             assert_eq!(syn.from, from.parse().expect("address"));
             assert_eq!(syn.to, to.parse().expect("address"));
             assert_eq!(syn.sequence, 0xffff_fffe);
+        }
+    }
+
+    #[test]
+    fn hops_change_and_the_checksum_holds() {
+        for (from, to) in PAIRS {
+            let packet = segment(from, to, SYN);
+            let changed = with_hops(&packet, INSIDE);
+            assert_ne!(changed, packet);
+            assert_eq!(syn(&changed), syn(&packet));
+            assert_eq!(with_hops(&changed, OUTSIDE), packet, "and back");
+            assert!(packet[0] >> 4 == 6 || checksum(0, &changed[..20]) == 0);
         }
     }
 

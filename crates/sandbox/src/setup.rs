@@ -5,7 +5,9 @@
 //! client's transparent listener accepts the connection. Every other segment is routed to `lo`, as all addresses are
 //! local there ("AnyIP"): the kernel's own TCP carries the data, at loopback speed. No NAT, no connection tracking.
 //!
-//! UDP and ICMP are marked and go to the TUN as they are, and their answers come from it. 127.0.0.0/8 and ::1 stay inside.
+//! UDP and ICMP are marked and go to the TUN as they are, and their answers come from it. A SYN to 127.0.0.0/8 takes the way
+//! of all others, so that the machine's localhost can be dialled where nobody inside listens; ::1 (which Linux takes from no
+//! device but `lo`) and other protocols to localhost stay inside.
 //! Other protocols are dropped by the output chain, so that the system call fails at once with EPERM, as behind a local
 //! firewall.
 
@@ -150,18 +152,25 @@ fn links(batch: &mut Batch, tun: u32, v6: bool) {
 
 fn addresses(batch: &mut Batch, tun: u32, v6: bool) {
     let mut add = |address: IpAddr, index: u32| {
-        const IFA_F_NODAD: u8 = 0x02;
-        let (family, bytes, flags) = match address {
-            IpAddr::V4(a) => (libc::AF_INET, a.octets().to_vec(), 0),
-            IpAddr::V6(a) => (libc::AF_INET6, a.octets().to_vec(), IFA_F_NODAD),
+        const IFA_FLAGS: u16 = 8;
+        // No probing for others with it, and no route to it but the local one. That one comes a moment later; until then a
+        // route through the TUN would have what comes for the command forwarded, which is to say lost.
+        const IFA_F_NODAD: u32 = 0x02;
+        const IFA_F_NOPREFIXROUTE: u32 = 0x200;
+        let (family, bytes, address_flags) = match address {
+            IpAddr::V4(a) => (libc::AF_INET, a.octets().to_vec(), None),
+            IpAddr::V6(a) => (libc::AF_INET6, a.octets().to_vec(), Some(IFA_F_NODAD | IFA_F_NOPREFIXROUTE)),
         };
         let mut header = [0u8; 8];
-        header[..3].copy_from_slice(&[family as u8, bytes.len() as u8 * 8, flags]);
+        header[..2].copy_from_slice(&[family as u8, bytes.len() as u8 * 8]);
         header[4..].copy_from_slice(&index.to_ne_bytes());
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         batch.request("add an address", libc::RTM_NEWADDR, flags, &header, |a| {
             a.put(libc::IFA_LOCAL, &bytes);
             a.put(libc::IFA_ADDRESS, &bytes);
+            if let Some(flags) = address_flags {
+                a.put_u32(IFA_FLAGS, flags);
+            }
         });
     };
     add(COMMAND.into(), tun);
@@ -220,6 +229,7 @@ fn sysctls(gid: u32) -> Result<(), Failure> {
         // A SYN that comes back has the sandbox's own address as its source.
         (tun("accept_local"), "1"),
         (tun("rp_filter"), "0"),
+        (tun("route_localnet"), "1"),
         ("ipv4/conf/all/rp_filter".to_owned(), "0"),
         ("ipv4/conf/lo/rp_filter".to_owned(), "0"),
     ];
@@ -245,14 +255,15 @@ fn sysctls(gid: u32) -> Result<(), Failure> {
 }
 
 fn rules(tun: u32, v6: bool) -> Batch {
-    let inside = [(IpAddr::from([127, 0, 0, 0]), 8), (IpAddr::from([198, 18, 0, 0]), 30)];
+    let localhost = [(IpAddr::from([127, 0, 0, 0]), 8)];
+    let inside = [localhost[0], (IpAddr::from([198, 18, 0, 0]), 30)];
     let inside_v6 = [
         (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
         (IpAddr::V6(Ipv6Addr::new(0xfd73, 0x7465, 0x6164, 0, 0, 0, 0, 0)), 126),
     ];
-    let mut rules = vec![nftables::Rules { inside: &inside, listener: LISTENER, tun, mark: MARK }];
+    let mut rules = vec![nftables::Rules { shared: &localhost, inside: &inside, listener: LISTENER, tun, mark: MARK }];
     if v6 {
-        rules.push(nftables::Rules { inside: &inside_v6, listener: LISTENER_V6, tun, mark: MARK });
+        rules.push(nftables::Rules { shared: &[], inside: &inside_v6, listener: LISTENER_V6, tun, mark: MARK });
     }
     nftables::transaction(&rules)
 }

@@ -75,6 +75,10 @@ impl Router {
     /// machine is on it.
     pub(crate) fn side(&self, to: IpAddr, now: Instant) -> Side {
         let to = to.to_canonical();
+        // Where nobody in the sandbox listens, it is the machine's.
+        if to.is_loopback() {
+            return Side::Machine;
+        }
         let said = self.said.iter().filter(|(network, _)| network.contains(&to));
         // Of equals the last: `said` begins with what never goes through the pod.
         if let Some((_, side)) = said.rev().max_by_key(|(network, _)| network.prefix_len()) {
@@ -190,6 +194,7 @@ mod tests {
         assert_eq!(sides(Scope::Cluster), [Side::Pod, Side::Machine, Side::Machine]);
         assert_eq!(sides(Scope::Private), [Side::Pod, Side::Pod, Side::Machine]);
         assert_eq!(sides(Scope::All), [Side::Pod; 3]);
+        assert_eq!(with(Scope::All, &["127.0.0.0/8"], &[])("127.0.0.1"), Side::Machine, "localhost is the machine's");
         assert_eq!(
             with(Scope::All, &[], &[])("224.0.0.251"),
             Side::Machine,

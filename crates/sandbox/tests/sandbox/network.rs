@@ -123,9 +123,13 @@ fn an_echo_request_is_answered() {
 }
 
 #[test]
-fn the_sandbox_has_a_localhost_of_its_own_and_shows_no_listener() {
+fn the_machines_localhost_is_reached_and_what_listens_inside_comes_first() {
     let port = greeter();
-    assert_eq!(client(&["connect", &to("127.0.0.1", port)]), "ECONNREFUSED");
+    assert_eq!(client(&["read", &to("127.0.0.1", port)]), client(&["read", &to("10.96.0.5", port)]));
+    assert_eq!(client(&["own", &to("127.0.0.1", port)]), "?");
+    assert_eq!(client(&["connect", &to("127.0.0.1", closed_port())]), "ECONNREFUSED");
+    // Not of IPv6, and nothing of the sandbox's own.
     assert_eq!(client(&["connect", &to("[::1]", port)]), "ECONNREFUSED");
+    assert_eq!(client(&["own", &to("[::1]", port)]), "?");
     assert_eq!(client(&["connect", "127.0.0.1:64999"]), "ECONNREFUSED");
 }
