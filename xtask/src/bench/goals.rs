@@ -142,21 +142,29 @@ const WAKE_UPS: &str = "a round trip wakes eight processes one after another, fo
     takes about 25 us each on this machine (a byte through a pipe and back: 4 us on one core, 52 between two). Client and \
     agent look again before they sleep (decision 7), which is why it takes less than a raw pipe (next row); what is left \
     are the API server's wake-ups and the program's. kubectl port-forward wakes only four more.";
+const BULK: &str = "client, API server, agent, server and program share two cores, and a gigabyte costs 3.6 s of them, of which the API \
+    server takes a third. In the client 18 % is AES (two layers of TLS), 20 % copies, 25 % waking and sleeping; a raw pipe, \
+    which has one layer less and no frames, is 15 % faster.";
+const TWO_ROUND_TRIPS: &str = "two round trips (the connection is completed only when the far one is), which is fourteen wake-ups one after \
+    another; looking again saves half of them where a core is idle, but here client and agent share the two cores with all \
+    others. System calls are not it: 0.2 us each, some forty per connection. With client and agent always looking: 0.28.";
+const PROCESSOR: &str = "both cores are busy: of 185 us of them per request the API server takes 34, client and agent 27 each, Go's own client \
+    and server 97; from pod to pod those two take 52.";
 const API_SERVER: &str = "the API server's own reads, writes and TLS cost about 1.1 s per GB whatever passes through it (a raw \
     pipe: the same), and here kubectl port-forward costs the cluster 4-6 s per GB, not the 8-10 that the goal was set by.";
 
 #[rustfmt::skip]
 static GOALS: [Row; 23] = [
-    ratio("one flow down, to port-forward", ("down, Gbit/s", Stead), ("down, Gbit/s", Forward), Limit::AtLeast(2.0)),
-    ratio("one flow up, to port-forward", ("up, Gbit/s", Stead), ("up, Gbit/s", Forward), Limit::AtLeast(2.0)),
+    ratio("one flow down, to port-forward", ("down, Gbit/s", Stead), ("down, Gbit/s", Forward), Limit::AtLeast(2.0)).kept_from_by(BULK),
+    ratio("one flow up, to port-forward", ("up, Gbit/s", Stead), ("up, Gbit/s", Forward), Limit::AtLeast(2.0)).kept_from_by(BULK),
     ratio("one flow down, to a raw pipe", ("down, Gbit/s", Stead), ("down, Gbit/s", Raw), Limit::AtLeast(0.75)),
     ratio("one flow up, to a raw pipe", ("up, Gbit/s", Stead), ("up, Gbit/s", Raw), Limit::AtLeast(0.75)),
     ratio("round trip p50, to port-forward", ("round trip, p50 us", Stead), ("round trip, p50 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS),
     ratio("round trip p99, to port-forward", ("round trip, p99 us", Stead), ("round trip, p99 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS).only_told(),
     ratio("round trip p50, to a raw pipe", ("round trip, p50 us", Stead), ("round trip, p50 us", Raw), Limit::AtMost(1.25)),
     ratio("small flow beside a bulk one, to its own alone", ("beside bulk, p50 us", Stead), ("round trip, p50 us", Stead), Limit::AtMost(3.0)),
-    ratio("new connection + first byte p50, to port-forward", ("new connection, p50 us", Stead), ("new connection, p50 us", Forward), Limit::AtMost(0.2)),
-    ratio("HTTP keep-alive x16, to pod to pod", ("http x16, per s", Stead), ("http x16, per s", Pod), Limit::AtLeast(0.4)),
+    ratio("new connection + first byte p50, to port-forward", ("new connection, p50 us", Stead), ("new connection, p50 us", Forward), Limit::AtMost(0.2)).kept_from_by(TWO_ROUND_TRIPS),
+    ratio("HTTP keep-alive x16, to pod to pod", ("http x16, per s", Stead), ("http x16, per s", Pod), Limit::AtLeast(0.4)).kept_from_by(PROCESSOR),
     cluster_cpu("cluster CPU per GB down, to port-forward", "down"),
     cluster_cpu("cluster CPU per GB up, to port-forward", "up"),
     ratio("20 ms: new connection + first byte p50, to plain TCP", ("20 ms: new connection, p50 us", Stead), ("20 ms: new connection, p50 us", Plain), Limit::AtMost(1.1)),
