@@ -46,7 +46,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let images = [image::pause()?, image::coredns(&dns)?];
     let owner = Owner {
         state: StateDir::of_this_user()?.0,
-        checkout: cache::checkout(),
+        checkout: sharing().unwrap_or_else(cache::checkout),
         key: cache::key([KUBE.key()?, COREDNS.key()?].iter().map(String::as_str).chain(SHAPE)),
         nodes: args.nodes,
         ready: false,
@@ -61,6 +61,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     bring_up(owner, &kube, &dns, &images)?;
     eprintln!("up: {} node(s) Ready and DNS answering after {:.1} s", args.nodes, start.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// The checkout whose testbed is used as if it were this one's: for several worktrees that share one.
+fn sharing() -> Option<PathBuf> {
+    std::env::var_os("STEAD_TESTBED_OF").map(PathBuf::from)
 }
 
 fn bring_up(mut owner: Owner, kube: &Path, dns: &Path, images: &[PathBuf]) -> Result<()> {
