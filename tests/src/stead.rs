@@ -34,6 +34,12 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// One more flag, without a value.
+    pub(crate) fn flag(mut self, flag: &str) -> Run<'a> {
+        self.flags.push(flag.to_owned());
+        self
+    }
+
     /// The words of the whole command.
     pub(crate) fn argv(&self, command: &[&str]) -> Vec<String> {
         let mut argv = vec![self.world.stead().to_owned(), "run".to_owned()];

@@ -80,8 +80,8 @@ fn kubelet_env(environment: &[(OsString, OsString)]) -> Vec<EnvEntry> {
 }
 
 #[derive(Debug)]
-struct Process {
-    pid: u32,
+pub(crate) struct Process {
+    pub(crate) pid: u32,
     parent: u32,
     /// In clock ticks since boot.
     started: u64,
@@ -100,7 +100,7 @@ fn first_process(proc: &Path, container_id: &str) -> Option<Process> {
         .and_then(|first| read_process(proc, first.pid))
 }
 
-fn processes_of(proc: &Path, container_id: &str) -> Vec<Process> {
+pub(crate) fn processes_of(proc: &Path, container_id: &str) -> Vec<Process> {
     let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| is_in_container(&proc.join(pid.to_string()), container_id))
@@ -137,7 +137,7 @@ fn read_process(proc: &Path, pid: u32) -> Option<Process> {
     Some(Process { pid, parent, started, uid: effective_uid(&dir) })
 }
 
-fn effective_uid(dir: &Path) -> Option<u32> {
+pub(crate) fn effective_uid(dir: &Path) -> Option<u32> {
     let status = fs::read(dir.join("status")).ok()?;
     let status = String::from_utf8_lossy(&status);
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use datagram::{Protocol, Records, Socket};
@@ -10,6 +11,9 @@ use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use wire::{Datagram, Delivery, Open, Transport};
+
+use crate::describe::Sources;
+use crate::listeners;
 
 /// The kernel gives up a connect after 127 s (`tcp_syn_retries` 6); a pod may have other settings.
 const CONNECT_LIMIT: Duration = Duration::from_secs(130);
@@ -28,9 +32,15 @@ pub(crate) enum Dialled {
 }
 
 /// Dials and carries one flow until it ends.
-pub(crate) async fn serve(offer: Offer) -> Dialled {
+pub(crate) async fn serve(offer: Offer, sources: Arc<Sources>) -> Dialled {
     match destination(&offer.payload) {
-        Ok(Wanted::Connection(to)) => connection(offer, to).await,
+        Ok(Wanted::Connection { to, unless_listened_by: own }) => {
+            if own.is_empty() || is_of_another(sources, to.port(), own).await {
+                connection(offer, to).await
+            } else {
+                refuse(offer, Reset::Refused)
+            }
+        }
         Ok(Wanted::Datagrams(protocol, any)) => match Socket::open(protocol, any) {
             Ok(socket) => datagrams(offer, socket).await,
             Err(error) => {
@@ -40,6 +50,12 @@ pub(crate) async fn serve(offer: Offer) -> Dialled {
         },
         Err(reset) => refuse(offer, reset),
     }
+}
+
+/// Reading all of a busy container's descriptors takes its time.
+async fn is_of_another(sources: Arc<Sources>, port: u16, own: String) -> bool {
+    let looking = tokio::task::spawn_blocking(move || listeners::is_of_another(&sources.proc, port, &own));
+    looking.await.unwrap_or(false)
 }
 
 async fn connection(offer: Offer, to: SocketAddr) -> Dialled {
@@ -100,7 +116,10 @@ async fn datagrams(offer: Offer, mut socket: Socket) -> Dialled {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    Connection(SocketAddr),
+    Connection {
+        to: SocketAddr,
+        unless_listened_by: String,
+    },
     /// The unspecified address of the family.
     Datagrams(Protocol, IpAddr),
 }
@@ -110,7 +129,7 @@ fn destination(payload: &[u8]) -> Result<Wanted, Reset> {
     let open = Open::from_bytes(payload).ok_or(Reset::NotAllowed)?;
     let to = open.socket_addr().ok_or(Reset::AddressNotAvailable);
     match open.transport() {
-        Transport::Tcp => Ok(Wanted::Connection(to?)),
+        Transport::Tcp => Ok(Wanted::Connection { to: to?, unless_listened_by: open.unless_listened_by }),
         Transport::Udp => Ok(Wanted::Datagrams(Protocol::Udp, to?.ip())),
         Transport::Echo => Ok(Wanted::Datagrams(Protocol::Echo, to?.ip())),
         Transport::Unspecified => Err(Reset::NotAllowed),
@@ -168,7 +187,8 @@ mod tests {
     fn a_transport_that_is_not_known_and_an_address_that_is_none_are_refused() {
         let to: SocketAddr = "10.0.0.1:80".parse().expect("an address");
         let open = Open::tcp(to);
-        assert_eq!(destination(&open.to_bytes()), Ok(Wanted::Connection(to)));
+        let wanted = Wanted::Connection { to, unless_listened_by: String::new() };
+        assert_eq!(destination(&open.to_bytes()), Ok(wanted));
         let any = IpAddr::from([0; 16]);
         let udp = Open::datagrams(Transport::Udp, any);
         assert_eq!(destination(&udp.to_bytes()), Ok(Wanted::Datagrams(Protocol::Udp, any)));

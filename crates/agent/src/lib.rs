@@ -14,6 +14,7 @@ mod dial;
 mod greeting;
 mod head;
 mod listener;
+mod listeners;
 pub mod lock;
 pub mod output;
 mod registry;

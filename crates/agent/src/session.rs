@@ -35,8 +35,8 @@ impl Session {
         let task = tasks.spawn(async move {
             let mut counts = Counts::default();
             let mut flows = JoinSet::new();
-            tokio::join!(serve_flows(incoming, &mut flows, &mut counts), async {
-                match control::serve(control, sources).await {
+            tokio::join!(serve_flows(incoming, &sources, &mut flows, &mut counts), async {
+                match control::serve(control, sources.clone()).await {
                     Ok(Ended::Left) => {
                         let _ = left.send(id);
                     }
@@ -115,11 +115,16 @@ struct Counts {
     withdrawn: u64,
 }
 
-async fn serve_flows(mut incoming: Incoming, flows: &mut JoinSet<Dialled>, counts: &mut Counts) {
+async fn serve_flows(
+    mut incoming: Incoming,
+    sources: &Arc<Sources>,
+    flows: &mut JoinSet<Dialled>,
+    counts: &mut Counts,
+) {
     loop {
         tokio::select! {
             offer = incoming.next() => match offer {
-                Some(offer) => { flows.spawn(dial::serve(offer)); }
+                Some(offer) => { flows.spawn(dial::serve(offer, sources.clone())); }
                 None => break,
             },
             Some(done) = flows.join_next() => count(counts, done),

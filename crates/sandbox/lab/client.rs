@@ -25,6 +25,7 @@ pub(crate) fn client(arguments: &[String]) -> Outcome {
         "own" => println!("{}", own(address(1)?)?),
         "udp" => println!("{}", udp(address(1)?, arguments.get(2).map_or(Ok(1), |length| length.parse())?)?),
         "udp-connected" => println!("{}", udp_connected(address(1)?)),
+        "serve" => serve(address(1)?, arguments.get(2).map_or(Ok(1), |count| count.parse())?)?,
         "ping" => println!("{}", ping(address(1)?)?),
         _ => return Err("unknown client".into()),
     }
@@ -44,6 +45,17 @@ fn name<T>(result: std::io::Result<T>) -> String {
 
 fn connect(to: SocketAddr) -> String {
     name(TcpStream::connect(to))
+}
+
+/// Greets so many callers and waits for each to go.
+fn serve(at: SocketAddr, count: usize) -> std::io::Result<()> {
+    for stream in std::net::TcpListener::bind(at)?.incoming().take(count) {
+        let mut stream = stream?;
+        stream.write_all(b"!")?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_to_end(&mut Vec::new())?;
+    }
+    Ok(())
 }
 
 fn timeout(to: SocketAddr) -> String {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! sandbox-lab as-user -- ARG…      as root: becomes uid 6500 with a /dev/net/tun of its own, then `sandbox-lab ARG…`
-//! sandbox-lab run [--file PATH=CONTENT]… [--cwd DIR] [--timings] -- CMD…
+//! sandbox-lab run [--file PATH=CONTENT]… [--cwd DIR] [--timings] [--visit] -- CMD…
+//!                                  --visit: connects to what CMD listens on, and says what came
 //! sandbox-lab plain -- CMD…        the same command without a sandbox, to compare
 //! sandbox-lab client WHAT ARG…     what runs inside: one connection's story, told in a line
 //! sandbox-lab measure              round trips, connects, throughput and start: without a sandbox and within one

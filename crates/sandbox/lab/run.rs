@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, FutureExt};
 use sandbox::{Command, Connected, Datagram, DialError, Dialer, Error, Protocol, Replies, Unreachable};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Outcome;
@@ -41,6 +41,9 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             }
         };
         let spawned = start.elapsed();
+        if options.iter().any(|o| o == "--visit") {
+            tokio::spawn(visit(sandbox.inside(), sandbox.listening()));
+        }
         let status = child.wait().await?;
         let ended = start.elapsed();
         drop(sandbox);
@@ -51,6 +54,29 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         Ok::<ExitStatus, Box<dyn std::error::Error>>(status)
     })?;
     sandbox::end_like(status)
+}
+
+/// Connects to every port that is listened on, and says what came from it.
+async fn visit(inside: sandbox::Inside, mut listening: tokio::sync::watch::Receiver<sandbox::Listening>) {
+    let mut known = std::collections::BTreeSet::new();
+    loop {
+        let now = listening.borrow_and_update().clone();
+        for to in now.into_values().flatten() {
+            if known.insert(to) {
+                let mut came = String::new();
+                let read = async {
+                    let mut stream = inside.connect(to).await?;
+                    stream.read_to_string(&mut came).await.map(|_| stream)
+                };
+                // The command ends when the stream is dropped.
+                let visited = read.await;
+                println!("{to} {came} {:?}", visited.as_ref().map(|_| ()).map_err(std::io::Error::kind));
+            }
+        }
+        if listening.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 pub(crate) fn plain(arguments: &[String]) -> Outcome {

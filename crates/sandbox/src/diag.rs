@@ -16,6 +16,14 @@ pub(crate) struct Diag {
     socket: OwnedFd,
 }
 
+/// A socket that takes connections.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Listener {
+    pub(crate) at: SocketAddr,
+    /// It takes none of IPv4.
+    pub(crate) v6_only: bool,
+}
+
 /// linux/sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// States of net/tcp_states.h in which a socket waits for nothing from us.
@@ -44,6 +52,27 @@ impl Diag {
         matches!(self.state(&(*to, *from)), Ok(Some(LISTEN)))
     }
 
+    /// A second one on the same socket: each question is answered before the next is asked.
+    pub(crate) fn try_clone(&self) -> io::Result<Diag> {
+        Ok(Diag { socket: self.socket.try_clone()? })
+    }
+
+    /// Everything that listens, of both families.
+    pub(crate) fn listeners(&self) -> io::Result<Vec<Listener>> {
+        let mut found = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let question = every(family, 1 << LISTEN);
+            rustix::net::sendto(&self.socket, &question, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+            let mut buffer = [0u8; 16 << 10];
+            let mut is_done = false;
+            while !is_done {
+                let (length, _) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty())?;
+                is_done = listed(&buffer[..length], &mut found)?;
+            }
+        }
+        Ok(found)
+    }
+
     /// The socket's state; `None` when there is none.
     fn state(&self, ends: &Ends) -> io::Result<Option<u8>> {
         rustix::net::sendto(&self.socket, &question(ends), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
@@ -53,11 +82,22 @@ impl Diag {
     }
 }
 
-/// A request for one socket: nlmsghdr, `struct inet_diag_req_v2`.
+/// A request for one socket.
 fn question((from, to): &Ends) -> Vec<u8> {
     let family = if from.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    request(family, u32::MAX, libc::NLM_F_REQUEST, from, to)
+}
+
+/// A request for all sockets in these states, one bit each.
+fn every(family: i32, states: u32) -> Vec<u8> {
+    let any = SocketAddr::from(([0; 4], 0));
+    request(family, states, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, &any, &any)
+}
+
+/// nlmsghdr, `struct inet_diag_req_v2`.
+fn request(family: i32, states: u32, flags: i32, from: &SocketAddr, to: &SocketAddr) -> Vec<u8> {
     let mut body = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
-    body.extend_from_slice(&u32::MAX.to_ne_bytes());
+    body.extend_from_slice(&states.to_ne_bytes());
     body.extend_from_slice(&from.port().to_be_bytes());
     body.extend_from_slice(&to.port().to_be_bytes());
     body.extend_from_slice(&address(from));
@@ -67,7 +107,7 @@ fn question((from, to): &Ends) -> Vec<u8> {
     body.extend_from_slice(&[0xff; 8]);
     let mut message = ((16 + body.len()) as u32).to_ne_bytes().to_vec();
     message.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    message.extend_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    message.extend_from_slice(&(flags as u16).to_ne_bytes());
     message.extend_from_slice(&[0; 8]);
     message.extend_from_slice(&body);
     message
@@ -99,6 +139,43 @@ fn answer(bytes: &[u8]) -> io::Result<Option<u8>> {
     }
 }
 
+/// Adds the listeners of one datagram; whether it was the last.
+fn listed(mut bytes: &[u8], found: &mut Vec<Listener>) -> io::Result<bool> {
+    while let Some((length, kind, _)) = netlink::header(bytes) {
+        let message = &bytes[..length as usize];
+        match i32::from(kind) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => return answer(message).map(|_| true),
+            _ => found.extend(listener(message)),
+        }
+        bytes = bytes.get((length as usize).next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// `struct inet_diag_msg` (72 bytes) behind the header, then attributes.
+fn listener(message: &[u8]) -> Option<Listener> {
+    const BODY: usize = 16;
+    const ATTRIBUTES: usize = BODY + 72;
+    const INET_DIAG_SKV6ONLY: u16 = 11;
+    let port = u16::from_be_bytes(*message.get(BODY + 4..)?.first_chunk()?);
+    let address: [u8; 16] = *message.get(BODY + 8..)?.first_chunk()?;
+    let ip = match i32::from(*message.get(BODY)?) {
+        libc::AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
+        _ => IpAddr::from(address),
+    };
+    let mut rest = message.get(ATTRIBUTES..)?;
+    let mut v6_only = false;
+    while let (Some(length), Some(kind)) = (rest.first_chunk(), rest.get(2..).and_then(|kind| kind.first_chunk())) {
+        let length = usize::from(u16::from_ne_bytes(*length)).max(4);
+        if u16::from_ne_bytes(*kind) == INET_DIAG_SKV6ONLY {
+            v6_only = rest.get(4).is_some_and(|value| *value != 0);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(Listener { at: SocketAddr::new(ip, port), v6_only })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +195,33 @@ mod tests {
         assert_eq!(error(libc::EPERM).expect_err("error").raw_os_error(), Some(libc::EPERM));
         assert!(answer(&[]).is_err());
         assert!(answer(&[0xff; 20]).is_err());
+    }
+
+    #[test]
+    fn listeners_are_listed_with_what_they_take() {
+        let diag = Diag::new(netlink::Socket::sock_diag().expect("sock_diag").into_fd());
+        let bound = |domain: socket2::Domain, at: &str, v6_only: bool| {
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("socket");
+            if domain == socket2::Domain::IPV6 {
+                socket.set_only_v6(v6_only).expect("option");
+            }
+            socket.bind(&at.parse::<SocketAddr>().expect("a literal").into()).expect("bind");
+            socket.listen(1).expect("listen");
+            let at = socket.local_addr().expect("address").as_socket().expect("of IP");
+            (socket, Listener { at, v6_only })
+        };
+        let wanted = [
+            bound(socket2::Domain::IPV4, "127.0.0.1:0", false),
+            bound(socket2::Domain::IPV6, "[::]:0", false),
+            bound(socket2::Domain::IPV6, "[::1]:0", true),
+        ];
+        let all = diag.listeners().expect("a list");
+        for (_, listener) in &wanted {
+            assert!(all.contains(listener), "{listener:?} in {all:?}");
+        }
+        let gone = wanted.map(|(_, listener)| listener);
+        let all = diag.listeners().expect("a list");
+        assert!(gone.iter().all(|listener| !all.contains(listener)), "{all:?}");
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Engine {
         tun: OwnedFd,
         listener: OwnedFd,
         listener_v6: Option<OwnedFd>,
-        diag: OwnedFd,
+        diag: Diag,
         dialer: Arc<dyn Dialer>,
     ) -> io::Result<Engine> {
         let listen = |fd: OwnedFd| TcpListener::from_std(fd.into());
@@ -69,7 +69,7 @@ impl Engine {
             tun,
             listener: listen(listener)?,
             listener_v6: listener_v6.map(listen).transpose()?,
-            diag: Diag::new(diag),
+            diag,
             dialer,
             flows: Flows::new(),
             dials: FuturesUnordered::new(),

@@ -20,13 +20,14 @@ use rustix::process::{Signal, WaitOptions, WaitStatus};
 
 use crate::command::Command;
 use crate::files::Covers;
+use crate::inside;
 use crate::message::{self, Reply, Request, SpawnFailure};
 use crate::setup::{self, Failure};
 use crate::sys;
 
 /// Runs the guard until the client is gone. In the forked child; the caller ends the process then.
-pub(crate) fn run(socket: OwnedFd, client: i32) {
-    let Ok(mut guard) = Guard::new(socket, client) else { return };
+pub(crate) fn run(socket: OwnedFd, sockets: OwnedFd, client: i32) {
+    let Ok(mut guard) = Guard::new(socket, sockets, client) else { return };
     // Kept, so that the client's last close of it is not the one that takes the device away (10-15 ms).
     let _tun = match setup::namespaces() {
         Ok(handles) => {
@@ -63,6 +64,8 @@ const COVER_AGAIN: u16 = 200;
 
 struct Guard {
     socket: OwnedFd,
+    /// Where the client asks for sockets; see `inside`.
+    sockets: OwnedFd,
     client: i32,
     signals: SignalFd,
     /// As the command shall have them: those of the client when it started.
@@ -84,7 +87,7 @@ struct Running {
 }
 
 impl Guard {
-    fn new(socket: OwnedFd, client: i32) -> io::Result<Guard> {
+    fn new(socket: OwnedFd, sockets: OwnedFd, client: i32) -> io::Result<Guard> {
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         // A parent that ignores SIGCHLD would have the kernel reap our children unseen.
@@ -95,6 +98,7 @@ impl Guard {
         let _ = rustix::thread::set_name(c"stead-guard");
         Ok(Guard {
             socket,
+            sockets,
             client,
             signals,
             mask,
@@ -112,6 +116,7 @@ impl Guard {
         let mut ready = vec![
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.sockets.as_fd(), PollFlags::POLLIN),
         ];
         ready.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)));
         let timeout = match (nudging, self.files.lost()) {
@@ -120,8 +125,8 @@ impl Guard {
             (false, false) => PollTimeout::NONE,
         };
         let count = nix::poll::poll(&mut ready, timeout).unwrap_or(0);
-        let told = ready[0].any().unwrap_or(false);
-        let mounts_changed = ready.get(2).is_some_and(|mounts| mounts.any().unwrap_or(false));
+        let is_ready = |index: usize| ready.get(index).is_some_and(|fd: &PollFd| fd.any().unwrap_or(false));
+        let (told, asked, mounts_changed) = (is_ready(0), is_ready(2), is_ready(3));
         if mounts_changed || self.files.lost() {
             self.files.cover_again();
         }
@@ -129,6 +134,10 @@ impl Guard {
             let _ = sys::kill(self.client, libc::SIGCONT);
         }
         self.read_signals();
+        // Both ends of the client are closed at once.
+        if asked && !inside::serve(self.sockets.as_fd()) {
+            return false;
+        }
         if !told {
             return true;
         }

@@ -13,6 +13,8 @@ mod error;
 mod files;
 mod flows;
 mod guard;
+mod inside;
+mod listening;
 mod message;
 mod netlink;
 mod nftables;
@@ -33,14 +35,18 @@ use futures::future::BoxFuture;
 use nix::poll::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use child::{Child, end_like};
 use child::{Control, Signals};
 pub use command::Command;
+use diag::Diag;
 use engine::Engine;
 pub use engine::Replies;
 pub use error::{Error, Setting};
+pub use inside::Inside;
+pub use listening::Listening;
 use message::{Reply, Request, SpawnFailure};
 pub use packet::{Datagram, Protocol, Unreachable};
 
@@ -77,6 +83,8 @@ pub enum DialError {
 pub struct Prepared {
     // Dropped first: its end ends the guard.
     socket: OwnedFd,
+    /// Where the guard hands out sockets.
+    sockets: OwnedFd,
     guard: Guard,
 }
 
@@ -90,16 +98,18 @@ pub fn prepare(leftovers: &[PathBuf]) -> Result<Prepared, Error> {
     if threads != 1 {
         return Err(Error::Threads(threads));
     }
-    let (ours, theirs) =
+    let pair = || {
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(io::Error::from)?;
+            .map_err(io::Error::from)
+    };
+    let ((ours, theirs), (sockets, their_sockets)) = (pair()?, pair()?);
     let client = rustix::process::getpid().as_raw_nonzero().get();
     match sys::fork()? {
-        Some(pid) => Ok(Prepared { socket: ours, guard: Guard(pid) }),
+        Some(pid) => Ok(Prepared { socket: ours, sockets, guard: Guard(pid) }),
         None => {
-            drop(ours);
+            drop((ours, sockets));
             // A panic must not unwind into a second life of the client's main function.
-            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| guard::run(theirs, client)));
+            let ended = std::panic::catch_unwind(AssertUnwindSafe(|| guard::run(theirs, their_sockets, client)));
             for path in leftovers {
                 let _ = std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path));
             }
@@ -111,7 +121,7 @@ pub fn prepare(leftovers: &[PathBuf]) -> Result<Prepared, Error> {
 impl Prepared {
     /// Waits for the namespaces (a few milliseconds) and serves their connections from a task. Inside a tokio runtime.
     pub fn start(self, dialer: Arc<dyn Dialer>) -> Result<Sandbox, Error> {
-        let Prepared { socket, guard } = self;
+        let Prepared { socket, sockets, guard } = self;
         let Some((bytes, descriptors)) = message::receive(socket.as_fd())? else { return Err(Error::GuardLost) };
         let v6 = match Reply::decode(&bytes) {
             Some(Reply::Ready { v6 }) => v6,
@@ -124,8 +134,13 @@ impl Prepared {
         let mut next = || descriptors.next().ok_or(Error::GuardLost);
         let (tun, listener, udp, tcp, diag) = (next()?, next()?, next()?, next()?, next()?);
         let listener_v6 = if v6 { Some(next()?) } else { None };
+        let diag = Diag::new(diag);
+        let (listening_tx, listening) = watch::channel(Listening::new());
+        tokio::spawn(listening::watch(diag.try_clone()?, listening_tx));
         let engine = Engine::new(tun, listener, listener_v6, diag, dialer)?;
         Ok(Sandbox {
+            inside: Inside::new(sockets)?,
+            listening,
             dns: Some((UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp.into())?)),
             control: Arc::new(Control::new(socket)?),
             engine: tokio::spawn(engine.run()),
@@ -139,6 +154,8 @@ impl Prepared {
 pub struct Sandbox {
     dns: Option<(UdpSocket, TcpListener)>,
     control: Arc<Control>,
+    inside: Inside,
+    listening: watch::Receiver<Listening>,
     engine: JoinHandle<()>,
     /// By which its processes are known, should the guard be killed.
     namespace: Option<sweep::Namespace>,
@@ -152,6 +169,15 @@ impl Sandbox {
     /// The name server's sockets, to be served by the caller. `None` when they were taken before.
     pub fn dns(&mut self) -> Option<(UdpSocket, TcpListener)> {
         self.dns.take()
+    }
+
+    /// The ports that programs in here listen on, kept true within 50 ms, or 250 ms after half a minute without a change.
+    pub fn listening(&self) -> watch::Receiver<Listening> {
+        self.listening.clone()
+    }
+
+    pub fn inside(&self) -> Inside {
+        self.inside.clone()
     }
 
     /// Starts a command, in this process's process group, with its terminal and its inherited descriptors. One at a

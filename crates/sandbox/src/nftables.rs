@@ -20,12 +20,15 @@ pub(crate) struct Rules<'a> {
     pub(crate) tun: u32,
     /// The mark that routes a packet to the TUN.
     pub(crate) mark: u32,
+    /// The mark of the client's connections to listeners inside, which go nowhere else.
+    pub(crate) inward: u32,
 }
 
 /// One transaction: a table named `stead`, made as a whole or not at all.
 ///
 /// ```text
 /// chain out { type route hook output priority mangle
+///   meta mark <inward> accept
 ///   ip daddr <shared> tcp flags & (syn|ack) == syn meta mark set <mark> accept
 ///   ip daddr <inside> accept
 ///   tcp flags & (syn|ack) == syn meta mark set <mark> accept
@@ -61,6 +64,10 @@ impl Rules<'_> {
         });
         self.chain(batch, OUT, "route", libc::NF_INET_LOCAL_OUT);
         self.chain(batch, IN, "filter", libc::NF_INET_PRE_ROUTING);
+        self.rule(batch, OUT, |e| {
+            e.meta_is(libc::NFT_META_MARK, &self.inward.to_ne_bytes());
+            e.accept();
+        });
         for (address, prefix) in self.shared {
             self.rule(batch, OUT, |e| {
                 e.destination_in(*address, *prefix);
@@ -338,13 +345,21 @@ mod tests {
         let inside4 = [(IpAddr::from([127, 0, 0, 0]), 8)];
         let inside6 = [(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]), 128)];
         let batch = transaction(&[
-            Rules { shared: &inside4, inside: &inside4, listener: ([198, 18, 0, 5], 1).into(), tun: 2, mark: 1 },
+            Rules {
+                shared: &inside4,
+                inside: &inside4,
+                listener: ([198, 18, 0, 5], 1).into(),
+                tun: 2,
+                mark: 1,
+                inward: 2,
+            },
             Rules {
                 shared: &[],
                 inside: &inside6,
                 listener: ([0xfdu16, 0, 0, 0, 0, 0, 0, 5], 1).into(),
                 tun: 2,
                 mark: 1,
+                inward: 2,
             },
         ]);
         let mut kinds = Vec::new();
@@ -355,7 +370,7 @@ mod tests {
         }
         assert!(rest.is_empty());
         let (table, chain, rule) = (0, 3, 6);
-        let family = [table, chain, chain, rule, rule, rule, rule, rule, rule, rule];
+        let family = [table, chain, chain, rule, rule, rule, rule, rule, rule, rule, rule];
         assert_eq!(kinds, [&[16][..], &family, &[rule, rule], &family, &[17]].concat());
     }
 }

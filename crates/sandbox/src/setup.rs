@@ -86,6 +86,8 @@ const LISTENER_V6: SocketAddr =
 const DEVICE: &str = "tun0";
 const LOOPBACK: u32 = 1;
 const MARK: u32 = 1;
+/// Of connections from the client to what listens inside.
+pub(crate) const MARK_INWARD: u32 = 2;
 /// Routing table of marked packets: all to the TUN.
 const TO_TUN: u8 = 100;
 /// Routing table of all others that no other table knows: every address is local.
@@ -246,6 +248,8 @@ fn sysctls(gid: u32) -> Result<(), Failure> {
         ("ipv4/tcp_max_syn_backlog", "65535"),
         // ping without capabilities.
         ("ipv4/ping_group_range", &group),
+        // As in a container: a server may take port 80.
+        ("ipv4/ip_unprivileged_port_start", "0"),
     ];
     for (name, value) in wanted {
         // Kernels differ in which of these a namespace has of its own; the sandbox works without.
@@ -261,9 +265,23 @@ fn rules(tun: u32, v6: bool) -> Batch {
         (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
         (IpAddr::V6(Ipv6Addr::new(0xfd73, 0x7465, 0x6164, 0, 0, 0, 0, 0)), 126),
     ];
-    let mut rules = vec![nftables::Rules { shared: &localhost, inside: &inside, listener: LISTENER, tun, mark: MARK }];
+    let mut rules = vec![nftables::Rules {
+        shared: &localhost,
+        inside: &inside,
+        listener: LISTENER,
+        tun,
+        mark: MARK,
+        inward: MARK_INWARD,
+    }];
     if v6 {
-        rules.push(nftables::Rules { shared: &[], inside: &inside_v6, listener: LISTENER_V6, tun, mark: MARK });
+        rules.push(nftables::Rules {
+            shared: &[],
+            inside: &inside_v6,
+            listener: LISTENER_V6,
+            tun,
+            mark: MARK,
+            inward: MARK_INWARD,
+        });
     }
     nftables::transaction(&rules)
 }

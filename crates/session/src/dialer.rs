@@ -14,7 +14,9 @@ use sandbox::{Connected, Datagram, DialError, Replies};
 use wire::Open;
 
 use crate::datagrams::Associations;
+use crate::localhost::{Localhost, Way};
 use crate::machine;
+use crate::ports::Ports;
 use crate::router::{Router, Side};
 
 /// Flows by who was asked for them, and the failed ones. Shared with `status`.
@@ -44,27 +46,32 @@ pub(crate) struct Dialer {
     pub(crate) router: Arc<RwLock<Router>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) associations: Associations,
+    pub(crate) ports: Ports,
+    pub(crate) localhost: Arc<RwLock<Localhost>>,
 }
 
-/// A panic elsewhere leaves the table whole: each change of it is one insertion.
-pub(crate) fn read(router: &RwLock<Router>) -> RwLockReadGuard<'_, Router> {
-    router.read().unwrap_or_else(PoisonError::into_inner)
+/// A panic elsewhere leaves the tables whole: each change of them is one insertion.
+pub(crate) fn read<T>(table: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    table.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn write(router: &RwLock<Router>) -> RwLockWriteGuard<'_, Router> {
-    router.write().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn write<T>(table: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    table.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl sandbox::Dialer for Dialer {
     fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Connected, DialError>> {
-        let side = read(&self.router).side(to.ip(), Instant::now());
-        tracing::trace!(%from, %to, ?side, "dial");
+        let way = self.way(to);
+        tracing::trace!(%from, %to, ?way, "dial");
         let (endpoint, counters) = (self.endpoint.clone(), self.counters.clone());
         Box::pin(async move {
-            counters.asked(side);
-            let dialled = match side {
-                Side::Pod => through_pod(&endpoint, to).await,
-                Side::Machine => from_machine(to).await,
+            let dialled = match way {
+                None => Err(DialError::Refused),
+                Some(Way::Pod(open)) => through_pod(&endpoint, open, &counters).await,
+                Some(Way::Machine { then }) => match (from_machine(to, &counters).await, then) {
+                    (Err(DialError::Refused), Some(open)) => through_pod(&endpoint, open, &counters).await,
+                    (dialled, _) => dialled,
+                },
             };
             if dialled.is_err() {
                 counters.refused();
@@ -79,8 +86,24 @@ impl sandbox::Dialer for Dialer {
     }
 }
 
-async fn through_pod(endpoint: &Endpoint, to: SocketAddr) -> Result<Connected, DialError> {
-    match endpoint.open(Bytes::from(Open::tcp(to).to_bytes())).await {
+impl Dialer {
+    /// `None` where the machine's localhost would lead back to the command.
+    fn way(&self, to: SocketAddr) -> Option<Way> {
+        if to.ip().is_loopback() {
+            let way = read(&self.localhost).way(to.port());
+            let is_circle = matches!(way, Way::Machine { .. }) && self.ports.is_published_as(to.port());
+            return (!is_circle).then_some(way);
+        }
+        Some(match read(&self.router).side(to.ip(), Instant::now()) {
+            Side::Pod => Way::Pod(Open::tcp(to)),
+            Side::Machine => Way::Machine { then: None },
+        })
+    }
+}
+
+async fn through_pod(endpoint: &Endpoint, open: Open, counters: &Counters) -> Result<Connected, DialError> {
+    counters.asked(Side::Pod);
+    match endpoint.open(Bytes::from(open.to_bytes())).await {
         Ok(flow) => Ok(Box::new(move |command| {
             Box::pin(async move {
                 flow.splice(command).await;
@@ -97,7 +120,8 @@ fn reset_at_once() -> Connected {
     Box::new(|command| Box::pin(async move { drop(command) }))
 }
 
-async fn from_machine(to: SocketAddr) -> Result<Connected, DialError> {
+async fn from_machine(to: SocketAddr, counters: &Counters) -> Result<Connected, DialError> {
+    counters.asked(Side::Machine);
     match machine::dial(to).await {
         Ok(far) => Ok(Box::new(move |command| Box::pin(machine::join(command, far)))),
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(reset_at_once()),

@@ -14,6 +14,8 @@ pub enum Error {
     ControlSocket { path: String, cause: io::Error },
     #[error("cannot write the environment to {}: {cause}", path.display())]
     EnvFile { path: PathBuf, cause: io::Error },
+    #[error("the command listens on port {port}, which cannot be had on this machine's localhost: {cause}")]
+    PortTaken { port: u16, cause: io::Error },
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
 }
@@ -30,6 +32,9 @@ impl Error {
                     .to_owned(),
             ),
             Error::ControlSocket { .. } => Some("set XDG_RUNTIME_DIR to a folder of yours".into()),
+            Error::PortTaken { port, .. } => Some(format!(
+                "`ss -ltnp sport = :{port}` shows who has it; without --strict-ports the next free port is taken and named"
+            )),
             Error::EnvFile { .. } | Error::Interrupted(_) => None,
         }
     }
@@ -40,7 +45,7 @@ impl Error {
             Error::Cluster(error) => error.kind().exit_code(),
             Error::Sandbox(error) => sandbox_exit_code(error),
             Error::Link { .. } => 76,
-            Error::ControlSocket { .. } | Error::EnvFile { .. } => 74,
+            Error::ControlSocket { .. } | Error::EnvFile { .. } | Error::PortTaken { .. } => 74,
             Error::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
         }
     }

@@ -13,7 +13,9 @@ mod env_file;
 mod environment;
 mod error;
 mod linking;
+mod localhost;
 mod machine;
+mod ports;
 mod router;
 mod running;
 pub mod socket;
@@ -41,6 +43,8 @@ use datagrams::Associations;
 use dialer::{Counters, Dialer};
 use egress::Egress;
 use linking::{Dial, Links};
+use localhost::Localhost;
+use ports::Ports;
 use router::Router;
 use running::{Ended, Watched};
 use status::{Attachment, Flows, Link, Status};
@@ -73,6 +77,10 @@ pub struct Options {
     pub env: EnvChoice,
     /// Where the pod's variables are written for other tools.
     pub env_file: Option<(PathBuf, EnvFormat)>,
+    /// Ports of localhost that lead to the pod's localhost, whoever else listens there.
+    pub to_pod: Vec<u16>,
+    /// A listening port of the command that is taken on this machine ends the session, instead of giving way to the next.
+    pub strict_ports: bool,
     /// Links of the session: the first for interactive flows, the others for bulk.
     pub links: u32,
     /// Program and arguments.
@@ -110,7 +118,7 @@ pub async fn run(
     voice: &dyn Voice,
 ) -> Result<ExitStatus, Error> {
     let mut interrupted = std::pin::pin!(interrupted());
-    let traffic = Traffic::new(&options.egress);
+    let traffic = Traffic::new(&options.egress, &options.to_pod);
     // First, since a machine that forbids it is to be told before anything in the cluster is touched.
     let mut sandbox = sandbox.start(Arc::new(traffic.dialer()))?;
     let session = tokio::select! {
@@ -139,14 +147,22 @@ struct Traffic {
     endpoint: link::Endpoint,
     router: Arc<RwLock<Router>>,
     counters: Arc<Counters>,
+    ports: Ports,
+    localhost: Arc<RwLock<Localhost>>,
 }
 
 impl Traffic {
-    fn new(egress: &Egress) -> Self {
+    fn new(egress: &Egress, to_pod: &[u16]) -> Self {
         // The agent opens no flows yet: what it offers is refused.
         let (endpoint, _incoming) = link::Endpoint::new(link::Role::Client, link::Config::default());
         let router = Router::new(machine::on_link(), egress);
-        Traffic { endpoint, router: Arc::new(RwLock::new(router)), counters: Arc::default() }
+        Traffic {
+            endpoint,
+            router: Arc::new(RwLock::new(router)),
+            counters: Arc::default(),
+            ports: Ports::default(),
+            localhost: Arc::new(RwLock::new(Localhost::new(to_pod))),
+        }
     }
 
     fn dialer(&self) -> Dialer {
@@ -155,6 +171,8 @@ impl Traffic {
             router: self.router.clone(),
             counters: self.counters.clone(),
             associations: Associations::default(),
+            ports: self.ports.clone(),
+            localhost: self.localhost.clone(),
         }
     }
 }
@@ -203,6 +221,7 @@ impl Session {
             attaching::attach(id, options, voice).await?;
         voice.step(&format!("opening {} links to pod {}", options.links, target.pod));
         dialer::write(&traffic.router).know(all_ranges(&ranges));
+        dialer::write(&traffic.localhost).know(target.neighbours(), &target.container_id);
         let names = Names {
             context: cluster.context().to_owned(),
             namespace: cluster.namespace().to_owned(),
@@ -243,6 +262,8 @@ impl Session {
         let (udp, tcp) = sandbox.dns().expect("taken once, from a sandbox just started");
         let resolver = self.serve_names(udp, tcp, &options.egress);
         let command = self.command(options, voice)?;
+        let ports = self.traffic.ports.clone();
+        let publishing = ports.publish(sandbox.listening(), sandbox.inside(), options.strict_ports, voice);
         let mut child = tokio::select! {
             child = sandbox.spawn(command) => child?,
             signal = interrupted => return Err(Error::Interrupted(signal)),
@@ -253,6 +274,7 @@ impl Session {
         let watched = Watched { links: self.links.states.clone(), asked, status: &status, voice };
         tokio::select! {
             ended = running::run(&mut child, watched) => ended,
+            Err(error) = publishing => Err(error),
             // It ends only when the machine takes its sockets away; the command goes on without names.
             () = resolver => {
                 let status = child.wait().await?;
@@ -365,6 +387,7 @@ impl Session {
                 kind: "observe".to_owned(),
             }],
             links,
+            ports: self.traffic.ports.status(),
             flows: Flows {
                 open: stats.flows as u64,
                 through_pod: self.traffic.counters.through_pod.load(Ordering::Relaxed),

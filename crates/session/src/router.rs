@@ -75,7 +75,7 @@ impl Router {
     /// machine is on it.
     pub(crate) fn side(&self, to: IpAddr, now: Instant) -> Side {
         let to = to.to_canonical();
-        // Where nobody in the sandbox listens, it is the machine's.
+        // For datagrams; connections to localhost are `localhost`'s business.
         if to.is_loopback() {
             return Side::Machine;
         }

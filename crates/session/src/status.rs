@@ -34,6 +34,8 @@ pub struct Status {
     pub age_seconds: u64,
     pub attachments: Vec<Attachment>,
     pub links: Vec<Link>,
+    /// Of the command, on this machine's localhost.
+    pub ports: Vec<Port>,
     pub flows: Flows,
 }
 
@@ -67,6 +69,14 @@ pub struct Link {
     pub heard_ms_ago: Option<u64>,
     /// Why the link is down, for the user.
     pub error: Option<String>,
+}
+
+/// A port that the command listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    pub port: u16,
+    /// Its number here; the same, unless that one is taken.
+    pub machine_port: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,10 @@ pub struct Open {
     pub address: Vec<u8>,
     #[prost(uint32, tag = "3")]
     pub port: u32,
+    /// A container's id, if not empty: refused unless a process of another container listens on this port of the pod's
+    /// localhost.
+    #[prost(string, tag = "4")]
+    pub unless_listened_by: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
@@ -42,12 +46,22 @@ pub enum Transport {
 
 impl Open {
     pub fn tcp(to: SocketAddr) -> Self {
-        Open { transport: Transport::Tcp as i32, address: octets(to.ip()), port: u32::from(to.port()) }
+        Open {
+            transport: Transport::Tcp as i32,
+            address: octets(to.ip()),
+            port: u32::from(to.port()),
+            unless_listened_by: String::new(),
+        }
+    }
+
+    /// Refused where the listener is this container's own, or whose it is cannot be told.
+    pub fn unless_listened_by(self, container_id: &str) -> Self {
+        Open { unless_listened_by: container_id.to_owned(), ..self }
     }
 
     /// `any` is the unspecified address of the family.
     pub fn datagrams(transport: Transport, any: IpAddr) -> Self {
-        Open { transport: transport as i32, address: octets(any), port: 0 }
+        Open { transport: transport as i32, address: octets(any), port: 0, unless_listened_by: String::new() }
     }
 
     /// The address to dial, or `None` when the message names none.

@@ -133,3 +133,24 @@ fn the_machines_localhost_is_reached_and_what_listens_inside_comes_first() {
     assert_eq!(client(&["own", &to("[::1]", port)]), "?");
     assert_eq!(client(&["connect", "127.0.0.1:64999"]), "ECONNREFUSED");
 }
+
+/// What the client got from the ports that the command listens on.
+fn visited(at: &str, count: &str) -> String {
+    let arguments = ["run", "--visit", "--", "@self", "client", "serve", at, count];
+    let (code, out, err) = finish(as_user(&arguments).spawn().expect("sandbox-lab starts"));
+    assert_eq!(code, 0, "{err}");
+    out
+}
+
+#[test]
+fn what_the_command_listens_on_is_reached_from_outside() {
+    assert_eq!(visited("127.0.0.1:8080", "1"), "127.0.0.1:8080 ! Ok(())\n");
+    assert_eq!(visited("[::1]:8080", "1"), "[::1]:8080 ! Ok(())\n");
+    assert_eq!(visited("198.18.0.1:8080", "1"), "198.18.0.1:8080 ! Ok(())\n");
+    assert_eq!(visited("[::]:8080", "2"), "127.0.0.1:8080 ! Ok(())\n[::1]:8080 ! Ok(())\n");
+}
+
+#[test]
+fn the_command_may_listen_on_any_port_as_in_a_container() {
+    assert_eq!(visited("0.0.0.0:80", "1"), "127.0.0.1:80 ! Ok(())\n");
+}

@@ -52,6 +52,9 @@ pub(crate) struct SessionArgs {
     /// End the agent with its last session, as --park 0s
     #[arg(long, conflicts_with = "park")]
     no_park: bool,
+    /// End the session when a port that the command listens on is taken on this machine, instead of taking the next free one
+    #[arg(long)]
+    strict_ports: bool,
     /// Links to the agent: one for interactive traffic, the others for bulk
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4))]
     links: u32,
@@ -117,6 +120,10 @@ struct EgressArgs {
     /// Address or network that never goes through the pod. Of several that fit, the smallest network wins. May be repeated
     #[arg(long, value_name = "IP|CIDR", value_parser = session::egress::network)]
     never_proxy: Vec<Network>,
+    /// Port of localhost that leads to the pod's own localhost even where this machine has a service on it. Ports of the
+    /// pod's other containers that this machine leaves free need not be named. May be repeated
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    to_pod: Vec<u16>,
     /// Who is asked first for names that are not the cluster's own
     #[arg(long, value_name = "SIDE", default_value = "host")]
     dns: DnsArg,
@@ -194,6 +201,7 @@ pub(crate) fn session(args: SessionArgs, command: Vec<OsString>) -> ExitCode {
 
 fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failure> {
     let options = Options {
+        to_pod: args.egress.to_pod.clone(),
         connect: args.cluster.into(),
         workload: args.workload,
         container: args.container,
@@ -203,6 +211,7 @@ fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failur
         egress: args.egress.into(),
         env: EnvChoice { include: args.env.include, exclude: args.env.exclude },
         env_file: args.env.file.map(|file| (file, args.env.format.into())),
+        strict_ports: args.strict_ports,
         links: args.links,
         command,
     };

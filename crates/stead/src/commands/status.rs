@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use session::status::{Health, Link, Status};
+use session::status::{Health, Link, Port, Status};
 
 use super::sessions;
 use crate::error::Failure;
@@ -64,6 +64,9 @@ fn one(status: &Status) -> String {
         lines.push(format!("attached   {} {}", attachment.kind, attachment.workload));
     }
     lines.extend(status.links.iter().map(link));
+    for Port { port, machine_port } in &status.ports {
+        lines.push(format!("port       {port} of the command is 127.0.0.1:{machine_port}"));
+    }
     let flows = status.flows;
     lines.push(format!(
         "flows      {} open; {} through the pod, {} from this machine, {} refused",
