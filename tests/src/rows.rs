@@ -1,6 +1,7 @@
 //! The rows of acceptance that this release must pass, by their numbers.
 
 mod bytes;
+mod change;
 mod control;
 mod datagrams;
 mod egress;
@@ -9,6 +10,7 @@ mod environment;
 mod hostile;
 mod input;
 mod languages;
+mod load;
 mod localhost;
 mod loss;
 mod names;
@@ -56,6 +58,7 @@ pub(crate) fn all() -> Vec<Row> {
         tcp::ROWS,
         datagrams::ROWS,
         egress::ROWS,
+        change::ROWS,
         localhost::ROWS,
         bytes::ROWS,
         languages::ROWS,
@@ -64,6 +67,7 @@ pub(crate) fn all() -> Vec<Row> {
         environment::ROWS,
         control::ROWS,
         hostile::ROWS,
+        load::ROWS,
         input::ROWS,
         readme::ROWS,
         loss::ROWS,

@@ -1,6 +1,6 @@
 //! Running `stead` as the unprivileged user: whole runs, and sessions with a shell.
 
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -86,4 +86,22 @@ pub(crate) fn failed(command: &mut Command) -> anyhow::Result<Failed> {
     ensure!(!stderr.contains("panicked"), "it panicked: {stderr}");
     ensure!(output.stdout.is_empty(), "stdout is data, and there is none: {}", String::from_utf8_lossy(&output.stdout));
     Ok(Failed { code: output.status.code(), stderr })
+}
+
+/// The test program's server on the developer's machine, outside of any session.
+pub(crate) struct Server(Child);
+
+impl Server {
+    pub(crate) fn start(world: &World, flags: &[&str]) -> anyhow::Result<Server> {
+        let mut serve = world.lab().user([&[world.testapp(), "serve"], flags].concat());
+        Ok(Server(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails only when it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -221,6 +221,12 @@ impl Session {
             attaching::attach(id, options, voice).await?;
         voice.step(&format!("opening {} links to pod {}", options.links, target.pod));
         dialer::write(&traffic.router).know(all_ranges(&ranges));
+        for (network, range) in dialer::read(&traffic.router).shared_networks() {
+            voice.note(&format!(
+                "this machine is on {network}, which lies in the cluster's {range}: its addresses are reached through the pod; \
+                 --never-proxy {network} leaves them to this machine"
+            ));
+        }
         dialer::write(&traffic.localhost).know(target.neighbours(), &target.container_id);
         let names = Names {
             context: cluster.context().to_owned(),

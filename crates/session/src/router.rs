@@ -97,6 +97,18 @@ impl Router {
         }
     }
 
+    /// Networks of the machine that lie within a range of the cluster (or are it), unless the user said whose they are.
+    pub(crate) fn shared_networks(&self) -> Vec<(IpNet, IpNet)> {
+        let is_said = |network: &IpNet| self.said.iter().any(|(said, _)| said.contains(network));
+        let unsaid = self.on_link.iter().filter(|network| !is_said(network));
+        unsaid
+            .flat_map(|network| {
+                let mut within = self.cluster.iter().filter(move |range| range.contains(network));
+                within.next().map(|range| (*network, *range))
+            })
+            .collect()
+    }
+
     /// The cluster's ranges as known, for DNS reverse zones and for `status`.
     pub(crate) fn cluster_ranges(&self) -> &[IpNet] {
         &self.cluster
@@ -155,6 +167,20 @@ mod tests {
         router.learn(public, Duration::from_secs(5), start);
         assert_eq!(router.side(public, start + Duration::from_secs(59)), Side::Pod);
         assert_eq!(router.side(public, start + Duration::from_secs(61)), Side::Machine);
+    }
+
+    #[test]
+    fn a_network_that_the_cluster_covers_is_told_unless_the_user_said_whose_it_is() {
+        let nets = |list: &[&str]| list.iter().map(|n| n.parse().expect("a literal")).collect::<Vec<_>>();
+        let shared = |never: &[&str]| {
+            let egress = Egress { never: nets(never), ..Egress::default() };
+            let mut router = Router::new(nets(&["10.244.7.0/24", "10.0.0.0/8"]), &egress);
+            router.know(nets(&["10.244.0.0/16"]));
+            router.shared_networks()
+        };
+        let [network, range] = ["10.244.7.0/24", "10.244.0.0/16"].map(|n| n.parse().expect("a literal"));
+        assert_eq!(shared(&[]), [(network, range)]);
+        assert_eq!(shared(&["10.244.7.0/24"]), []);
     }
 
     #[test]

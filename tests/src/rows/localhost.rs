@@ -1,6 +1,5 @@
 //! R12, R14: localhost is the command's own, this machine's, and of the pod's other containers.
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -8,7 +7,7 @@ use serde_json::Value;
 use testkit::lab::{Shell, checked, within};
 
 use super::{Row, probe, row};
-use crate::stead::failed;
+use crate::stead::{Server, failed};
 use crate::world::World;
 
 pub(super) const ROWS: &[Row] = &[
@@ -22,8 +21,7 @@ pub(super) const ROWS: &[Row] = &[
 const PORTS: [&str; 5] = ["--raw=19200", "--http=19201", "--first=19202", "--reset=19203", "--record=19204"];
 
 fn machine(world: &World) -> anyhow::Result<()> {
-    let mut serve = world.lab().user([&[world.testapp(), "serve"], &PORTS[..]].concat());
-    let _server = Server(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let _server = Server::start(world, &PORTS)?;
     let mut shell = world.shell()?;
     within(Duration::from_secs(10), || {
         let hello = probe(world, &mut shell, "probe get 127.0.0.1:19201 /hello")?;
@@ -92,8 +90,7 @@ fn ports(world: &World) -> anyhow::Result<()> {
 fn taken(world: &World) -> anyhow::Result<()> {
     let ports = PORTS.map(|port| port.replace("192", "195"));
     let serve = [&[world.testapp(), "serve"][..], &ports.each_ref().map(String::as_str)].concat();
-    let mut server = world.lab().user(&serve);
-    let _server = Server(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let _server = Server::start(world, &serve[2..])?;
     within(Duration::from_secs(10), || {
         let taken = from_machine(world, &["connect", "127.0.0.1:19500"])?;
         ensure!(taken["result"] == "ok", "{taken}");
@@ -130,14 +127,4 @@ fn neighbours(world: &World) -> anyhow::Result<()> {
     let hello = probe(world, &mut shell, "probe get 127.0.0.1:9001 /hello")?;
     ensure!(hello.as_str().is_some_and(|hello| hello.starts_with("hello from db-")), "{hello}");
     Ok(())
-}
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Fails only when it has ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -4,6 +4,7 @@ mod connects;
 mod datagrams;
 mod ends;
 mod hostile;
+mod load;
 mod uploads;
 
 use std::net::{IpAddr, SocketAddr};
@@ -49,6 +50,26 @@ pub enum Probe {
         addr: SocketAddr,
         #[arg(long)]
         fin: bool,
+    },
+    /// Many connections at once: a line when they are open; a line on stdin, and each is used again
+    Hold {
+        addr: SocketAddr,
+        #[arg(long, default_value_t = 10_000)]
+        count: usize,
+    },
+    /// New connections at a pace that does not wait for them
+    Pace {
+        addr: SocketAddr,
+        #[arg(long, default_value_t = 1000)]
+        per_second: u32,
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+    },
+    /// A download alone, then beside one that nobody reads: the seconds of each
+    BesideStalled {
+        addr: SocketAddr,
+        #[arg(long, default_value_t = 100 << 20)]
+        bytes: usize,
     },
     /// What the server says before it is asked (port 9002), then an echo
     ServerFirst { addr: SocketAddr },
@@ -113,6 +134,9 @@ impl Probe {
             Probe::ResetByPeer { addr } => ends::reset_by_peer(*addr),
             Probe::ResetAtOnce { addr } => ends::reset_at_once(*addr),
             Probe::EndsAtPeer { addr, fin } => ends::seen_by_peer(*addr, *fin),
+            Probe::Hold { addr, count } => load::hold(*addr, *count),
+            Probe::Pace { addr, per_second, seconds } => load::pace(*addr, *per_second, *seconds),
+            Probe::BesideStalled { addr, bytes } => load::beside_stalled(*addr, *bytes),
             Probe::ServerFirst { addr } => ends::server_first(*addr),
             Probe::Uploads { addr, count, bytes } => uploads::parallel(*addr, *count, *bytes),
             Probe::Requests { addr, count } => uploads::requests(*addr, *count),
