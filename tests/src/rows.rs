@@ -16,6 +16,7 @@ mod loss;
 mod names;
 mod process;
 mod readme;
+mod servers;
 mod tcp;
 mod terminal;
 
@@ -68,6 +69,7 @@ pub(crate) fn all() -> Vec<Row> {
         control::ROWS,
         hostile::ROWS,
         load::ROWS,
+        servers::ROWS,
         input::ROWS,
         readme::ROWS,
         loss::ROWS,

@@ -114,8 +114,8 @@ pub(crate) fn cluster(tally: &mut Tally, args: &Args, with_bench: bool) {
     let mut arena = None;
     let found = if args.keep { Found::Keep } else { Found::Replace };
     let is_ready = tally.step("testbed, binaries, images", || {
-        install_languages()?;
-        arena = Some(Arena::prepare(found, &["nginx", "redis"])?);
+        install_clients()?;
+        arena = Some(Arena::prepare(found, &["nginx", "redis", "postgres"])?);
         Ok(())
     });
     if let (true, Some(arena)) = (is_ready, &arena) {
@@ -150,8 +150,17 @@ fn rows(arena: &Arena, args: &Args) -> Result<(usize, usize)> {
 }
 
 /// What the rows need from Debian beside the testbed's own packages.
-fn install_languages() -> Result<()> {
-    let needed = [("musl-gcc", "musl-tools"), ("ruby", "ruby"), ("node", "nodejs"), ("javac", "default-jdk-headless")];
+/// What the rows run in sandboxes: compilers, interpreters, and clients of well-known servers.
+fn install_clients() -> Result<()> {
+    let needed = [
+        ("musl-gcc", "musl-tools"),
+        ("ruby", "ruby"),
+        ("node", "nodejs"),
+        ("javac", "default-jdk-headless"),
+        ("curl", "curl"),
+        ("redis-benchmark", "redis-tools"),
+        ("pgbench", "postgresql"),
+    ];
     let missing: Vec<&str> = needed
         .iter()
         .filter(|(program, _)| shell::run(&format!("which {program}")).is_err())
@@ -161,6 +170,10 @@ fn install_languages() -> Result<()> {
         return Ok(());
     }
     eprintln!("installing {} from Debian", missing.join(" "));
+    // pgbench comes with the server, which is not to start here.
+    let settings = std::path::Path::new("/etc/postgresql-common");
+    std::fs::create_dir_all(settings)?;
+    std::fs::write(settings.join("createcluster.conf"), "create_main_cluster = false\n")?;
     shell::run(&format!("apt-get install --yes --no-install-recommends {}", missing.join(" "))).map(drop)
 }
 
