@@ -1,6 +1,6 @@
 //! The demo's shop: `web` asks `api`, `api` asks `db`; each answer says who answered.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::Context;
@@ -34,6 +34,10 @@ fn serve(mut stream: TcpStream, name: &str, next: Option<&str>) -> anyhow::Resul
     let mut reader = BufReader::new(stream.try_clone()?);
     while let Some(head) = http::Head::read(&mut reader)? {
         let path = head.first.get(1).map_or("/", String::as_str);
+        if let Some(megabytes) = path.strip_prefix("/dump?megabytes=") {
+            dump(&mut stream, megabytes.parse()?)?;
+            continue;
+        }
         let behind = next.map(|next| ask(next, path).unwrap_or_else(|error| json!({"error": format!("{error:#}")})));
         let body = json!({
             "service": name,
@@ -42,6 +46,17 @@ fn serve(mut stream: TcpStream, name: &str, next: Option<&str>) -> anyhow::Resul
             "behind": behind,
         });
         http::answer(&mut stream, "200 OK", format!("{body}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Something large, that is never the same twice within it.
+fn dump(stream: &mut TcpStream, megabytes: u32) -> io::Result<()> {
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::from(megabytes) * 1_000_000)?;
+    let mut block = vec![0; 1_000_000];
+    for number in 0..megabytes {
+        block.iter_mut().zip(number..).for_each(|(byte, value)| *byte = (value % 251) as u8);
+        stream.write_all(&block)?;
     }
     Ok(())
 }
