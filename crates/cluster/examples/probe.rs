@@ -80,7 +80,7 @@ async fn run(arguments: &Arguments, round: usize) -> anyhow::Result<()> {
     let mut pipes = Vec::new();
     for _ in 0..arguments.pipes {
         let at = Instant::now();
-        pipes.push(cluster.proxy_pipe(&target.pod, port).await?);
+        pipes.push(cluster.pipe(cluster::Rung::Proxy, &target.pod, &[], port).await?);
         mark("pipe", at);
     }
     let total = start.elapsed();

@@ -113,7 +113,7 @@ impl Dialer {
 }
 
 /// The first of the addresses that answers; each next one joins the race when the one before is slow or failed.
-async fn connect_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+pub(crate) async fn connect_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = addresses.peekable();
     let mut racing = FuturesUnordered::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

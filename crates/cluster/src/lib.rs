@@ -24,7 +24,7 @@ pub use error::{Error, Kind};
 pub use image::{default_image, normalized};
 pub use kubeconfig::ConnectOptions;
 pub use neighbours::Neighbours;
-pub use pipe::Pipe;
+pub use pipe::{Pipe, Rung};
 pub use place::{AgentContainer, Progress, RELEASE, placement};
 pub use ranges::Ranges;
 pub use ready::Target;

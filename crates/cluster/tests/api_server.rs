@@ -105,7 +105,7 @@ async fn a_pipe_is_upgraded_with_the_users_identity_and_keeps_early_bytes() {
         }
     })
     .await;
-    let mut pipe = server.connect().await.proxy_pipe("web", 7000).await.expect("a pipe");
+    let mut pipe = server.connect().await.pipe(cluster::Rung::Proxy, "web", &[], 7000).await.expect("a pipe");
     pipe.write_all(b" and late").await.expect("written");
     let mut read = [0; 14];
     pipe.read_exact(&mut read).await.expect("echoed");
@@ -118,7 +118,7 @@ async fn a_refused_pipe_names_the_missing_right() {
         json_answer("403 Forbidden", r#"{"kind":"Status","status":"Failure","code":403,"message":"User cannot"}"#)
     })
     .await;
-    let error = server.connect().await.proxy_pipe("web", 7000).await.err().expect("refused");
+    let error = server.connect().await.pipe(cluster::Rung::Proxy, "web", &[], 7000).await.err().expect("refused");
     assert_eq!(error.kind().exit_code(), 77);
     assert!(error.next_step().is_some_and(|hint| hint.contains("pods/proxy")));
 }
@@ -183,7 +183,7 @@ async fn a_server_that_does_not_listen_is_unreachable() {
         let error = cluster.workload("web").await.expect_err("down");
         assert_eq!(error.kind().exit_code(), 69, "{error}");
         assert!(error.to_string().contains("refused"), "{error}");
-        let error = cluster.proxy_pipe("web", 1).await.err().expect("down");
+        let error = cluster.pipe(cluster::Rung::Proxy, "web", &[], 1).await.err().expect("down");
         assert_eq!(error.kind().exit_code(), 69, "{error}");
     }
 }

@@ -115,7 +115,7 @@ fn publish(states: &watch::Sender<LinkStates>, number: u32, state: LinkState) {
 
 async fn connect(dial: &Dial) -> Result<link::tls::TlsStream<cluster::Pipe>, Error> {
     let port = u16::try_from(dial.admitted.port).unwrap_or_default();
-    let pipe = dial.cluster.proxy_pipe(&dial.pod, port).await?;
+    let pipe = dial.cluster.pipe(cluster::Rung::Proxy, &dial.pod, &[], port).await?;
     let failed = |cause: String| Error::Link { pod: dial.pod.clone(), cause };
     let pin = <[u8; 32]>::try_from(dial.admitted.key_hash.as_slice()).map_err(|_| failed("bad key hash".into()))?;
     link::tls::connect(pipe, link::tls::client_tls(&dial.identity, pin)).await.map_err(|e| failed(e.to_string()))

@@ -115,7 +115,7 @@ async fn relay(listen: SocketAddr, way: Arc<Way>) -> anyhow::Result<()> {
 
 async fn carry(mut socket: TcpStream, way: &Way, config: Arc<rustls::ClientConfig>) -> anyhow::Result<()> {
     socket.set_nodelay(true)?;
-    let pipe = way.cluster.proxy_pipe(&way.pod, way.port).await?;
+    let pipe = way.cluster.pipe(cluster::Rung::Proxy, &way.pod, &[], way.port).await?;
     let mut pipe = link::tls::connect(pipe, config).await?;
     pipe.write_all(format!("{:<TARGET$}", way.target.to_string()).as_bytes()).await?;
     tokio::io::copy_bidirectional_with_sizes(&mut socket, &mut pipe, BUFFER, BUFFER).await?;

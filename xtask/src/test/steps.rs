@@ -67,7 +67,7 @@ pub(crate) fn lab(tally: &mut Tally) {
 /// Each fuzz target for a short while, from its kept corpus.
 pub(crate) fn fuzz(tally: &mut Tally) {
     const SECONDS: &str = "10";
-    for target in ["frames", "messages"] {
+    for target in ["frames", "messages", "websocket"] {
         tally.step(&format!("fuzzing {target} for {SECONDS} s"), || {
             let mut command = std::process::Command::new(cache::checkout().join("fuzz/run"));
             run(command.args([target, SECONDS]).stdin(Stdio::null()).stderr(Stdio::null()))

@@ -33,9 +33,15 @@ fn the_request_carries_what_the_auth_layers_added_and_upgrades_once() {
     headers.append("impersonate-group", "a".parse().expect("a value"));
     headers.append("impersonate-group", "b".parse().expect("a value"));
     headers.insert("connection", "close".parse().expect("a value"));
-    let request = String::from_utf8(upgrade_request(&uri, &headers)).expect("text");
+    let request = Request {
+        path: "/api/v1/x".to_owned(),
+        upgrade: PROTOCOL,
+        headers: vec![("X-Ours", "1".to_owned())],
+        right: Right::core("pods/proxy", &["get"]),
+    };
+    let request = String::from_utf8(head_of(&uri, &headers, &request)).expect("text");
     assert!(request.starts_with("GET /k8s/api/v1/x HTTP/1.1\r\nHost: api.example:6443\r\n"), "{request}");
-    assert!(request.contains("\r\nauthorization: Bearer t\r\n"));
+    assert!(request.contains("\r\nX-Ours: 1\r\n") && request.contains("\r\nauthorization: Bearer t\r\n"));
     assert!(request.contains("\r\nimpersonate-group: a\r\nimpersonate-group: b\r\n"));
     assert!(request.contains("\r\nConnection: Upgrade\r\nUpgrade: stead-1\r\n") && !request.contains("close"));
     assert!(request.ends_with("\r\n\r\n"));
@@ -43,6 +49,7 @@ fn the_request_carries_what_the_auth_layers_added_and_upgrades_once() {
 
 #[test]
 fn each_refusal_has_its_class() {
+    let right = || Right::core("pods/proxy", &["get"]);
     let status = |message: &str| serde_json::to_vec(&Status::failure(message, "")).expect("json");
     for (code, message, kind) in [
         (403, "pods is forbidden", Kind::MissingRight),
@@ -52,8 +59,8 @@ fn each_refusal_has_its_class() {
         (503, "dial tcp 10.0.0.1:1: i/o timeout", Kind::Unreachable),
         (200, "", Kind::Protocol),
     ] {
-        assert_eq!(refusal(code, &status(message), "a").kind(), kind, "{code} {message}");
+        assert_eq!(refusal(code, &status(message), "a", right()).kind(), kind, "{code} {message}");
     }
-    let plain = refusal(502, b"error trying to reach service\n", "a");
+    let plain = refusal(502, b"error trying to reach service\n", "a", right());
     assert!(plain.to_string().ends_with("error trying to reach service"), "{plain}");
 }
