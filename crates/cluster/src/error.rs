@@ -6,6 +6,7 @@ use std::fmt;
 use kube::core::Status;
 
 use crate::dial::DialError;
+use crate::rights;
 
 /// The class of an error. Each has one exit code, shown by `stead help exit-codes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,27 +178,13 @@ impl Right {
     fn hint(self) -> String {
         let Right { group, resource, verbs } = self;
         let verbs_text = verbs.join(", ");
-        let name = resource.replace('/', "-");
         let role = if resource == "pods/ephemeralcontainers" {
             "which the default roles `edit` and `admin` lack; an admin adds it to both by:"
         } else {
             "which the default role `edit` has (`kubectl create rolebinding NAME --clusterrole=edit --user=USER`); where \
              the cluster's own lacks it, an admin adds it by:"
         };
-        format!(
-            "needs {verbs_text} on {resource}, {role}\n\
-             apiVersion: rbac.authorization.k8s.io/v1\n\
-             kind: ClusterRole\n\
-             metadata:\n  \
-               name: stead-{name}\n  \
-               labels:\n    \
-                 rbac.authorization.k8s.io/aggregate-to-edit: \"true\"\n\
-             rules:\n\
-             - apiGroups: [\"{group}\"]\n  \
-               resources: [\"{resource}\"]\n  \
-               verbs: [{}]",
-            verbs.iter().map(|v| format!("\"{v}\"")).collect::<Vec<_>>().join(", ")
-        )
+        format!("needs {verbs_text} on {resource}, {role}\n{}", rights::role(group, resource, verbs))
     }
 }
 

@@ -17,6 +17,7 @@ mod pipe;
 mod place;
 mod ranges;
 mod ready;
+mod rights;
 mod workload;
 
 pub use connect::Cluster;
@@ -28,5 +29,5 @@ pub use pipe::{Pipe, Rung};
 pub use place::{AgentContainer, Progress, RELEASE, placement};
 pub use ranges::Ranges;
 pub use ready::Target;
-
+pub use rights::{EPHEMERAL, NEEDS, Need};
 pub use workload::{Workload, WorkloadKind};
