@@ -112,7 +112,9 @@ impl<A: FnMut(&str)> Agent<A> {
 
     fn admit(&mut self, admit: &Admit) {
         let answered = match self.try_admit(admit) {
-            Ok(port) => Admitted { key_hash: self.key_hash.to_vec(), port: port.into(), ..Admitted::default() },
+            Ok((port, renewed)) => {
+                Admitted { key_hash: self.key_hash.to_vec(), port: port.into(), renewed, ..Admitted::default() }
+            }
             Err(error) => {
                 tracing::warn!(%error, "session not admitted");
                 Admitted { error, ..Admitted::default() }
@@ -125,12 +127,14 @@ impl<A: FnMut(&str)> Agent<A> {
         }
     }
 
-    fn try_admit(&mut self, admit: &Admit) -> Result<u16, String> {
+    /// The port to dial, and whether the session was known.
+    fn try_admit(&mut self, admit: &Admit) -> Result<(u16, bool), String> {
         let port = self.listener.port(admit.pod_address);
         let port = port.map_err(|error| format!("the agent cannot listen on the pod's address: {error}"))?;
         let (sources, left, tasks) = (&self.sources, &self.left_tx, &mut self.tasks);
         let make = |id| Session::start(id, sources.clone(), left.clone(), tasks);
-        match self.registry.admit(Instant::now(), admit, make).map_err(|refusal| refusal.to_string())? {
+        let admission = self.registry.admit(Instant::now(), admit, make).map_err(|refusal| refusal.to_string())?;
+        match admission {
             Admission::New(id) => {
                 let sessions = self.registry.len();
                 tracing::info!(session = %id, client_release = admit.release, port, sessions, "session admitted");
@@ -138,7 +142,7 @@ impl<A: FnMut(&str)> Agent<A> {
             Admission::Renewed(id) => tracing::debug!(session = %id, "session renewed"),
         }
         self.publish_keys();
-        Ok(port)
+        Ok((port, matches!(admission, Admission::Renewed(_))))
     }
 
     fn link(&mut self, arrival: Arrival) {

@@ -302,6 +302,15 @@ async fn a_session_that_vanished_ends_with_its_lease_and_its_flows_with_it() {
 }
 
 #[tokio::test]
+async fn the_answer_says_whether_the_agent_knew_the_session() {
+    let mut agent = Agent::start();
+    let (client, other) = (Client::new(1), Client::new(2));
+    assert!(!agent.admit(&client).await.renewed);
+    assert!(agent.admit(&client).await.renewed);
+    assert!(!agent.admit(&other).await.renewed);
+}
+
+#[tokio::test]
 async fn the_end_of_stdin_ends_no_session() {
     let (echo, echo_task) = echo().await;
     let mut agent = Agent::start();

@@ -66,7 +66,7 @@ async fn run(arguments: &Arguments, round: usize) -> anyhow::Result<()> {
     let workload = cluster.workload(&arguments.workload).await?;
     mark("workload", at);
     let at = Instant::now();
-    let target = cluster.ready_pod(&workload, arguments.container.as_deref()).await?;
+    let target = cluster.ready_pod(&workload, arguments.container.as_deref(), None).await?;
     mark("pod", at);
     let at = Instant::now();
     let admit = admit();

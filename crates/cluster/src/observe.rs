@@ -12,6 +12,7 @@ use crate::Cluster;
 use crate::admit::{Report, Trouble};
 use crate::error::{Error, Kind};
 use crate::place::{AgentContainer, Progress, agent_status};
+use crate::ready::end_of;
 
 /// How long an agent container of another session may be in trouble before it is called so: the kubelet tries again
 /// after 10 s, and an image that was missing may be there by then.
@@ -200,10 +201,8 @@ enum State {
 impl State {
     fn of(status: &ContainerStatus) -> Option<State> {
         let state = status.state.as_ref()?;
-        if let Some(ended) = &state.terminated {
-            let reason = ended.reason.as_deref().unwrap_or("ended");
-            let message = ended.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
-            return Some(State::Ended(format!("{reason}, exit code {}{message}", ended.exit_code)));
+        if let Some(end) = end_of(status) {
+            return Some(State::Ended(end));
         }
         if state.running.is_some() {
             return Some(State::Running);

@@ -42,19 +42,25 @@ pub struct Target {
 }
 
 impl Cluster {
-    /// A ready pod of the workload: of the newest ReplicaSet, and rather one that runs an agent of this release.
-    pub async fn ready_pod(&self, workload: &Workload, container: Option<&str>) -> Result<Target, Error> {
+    /// A ready pod of the workload: of the newest ReplicaSet, and there rather the pod with the uid `preferred`, or else
+    /// one that runs an agent of this release.
+    pub async fn ready_pod(
+        &self,
+        workload: &Workload,
+        container: Option<&str>,
+        preferred: Option<&str>,
+    ) -> Result<Target, Error> {
         let doing = format!("list the pods of {workload}");
         let right = Right::core("pods", &["get", "list"]);
         let pods = self.api::<Pod>();
         if workload.kind == WorkloadKind::Pod {
             let found = self.ask(&doing, right, pods.get_opt(&workload.name)).await?;
-            return select(workload, found.into_iter().collect(), &[], container);
+            return select(workload, found.into_iter().collect(), &[], container, preferred);
         }
         let parameters = ListParams::default().labels(&workload.selector);
         let revisions = async { Ok(self.revisions(workload, &parameters).await) };
         let (pods, revisions) = futures::try_join!(self.ask(&doing, right, pods.list(&parameters)), revisions)?;
-        select(workload, pods.items, &revisions, container)
+        select(workload, pods.items, &revisions, container, preferred)
     }
 
     /// The pod of `target` as it is now, same container.
@@ -111,6 +117,7 @@ fn select(
     pods: Vec<Pod>,
     revisions: &[Revision],
     container: Option<&str>,
+    preferred: Option<&str>,
 ) -> Result<Target, Error> {
     let own: Vec<Pod> = pods.into_iter().filter(|pod| belongs(workload, &pod.metadata, revisions)).collect();
     let ready: Vec<&Pod> = own.iter().filter(|pod| is_ready(pod)).collect();
@@ -124,7 +131,9 @@ fn select(
         let agent = pod_spec(pod)
             .and_then(|spec| chosen_container(pod, spec, container))
             .is_some_and(|chosen| running_agent(pod, &chosen.name, None).is_some());
-        (Reverse(revision.map_or(0, |revision| revision.number)), Reverse(agent), pod.name_any())
+        let is_preferred = preferred.is_some() && pod.metadata.uid.as_deref() == preferred;
+        let number = revision.map_or(0, |revision| revision.number);
+        (Reverse(number), Reverse(is_preferred), Reverse(agent), pod.name_any())
     };
     enterable.sort_by_cached_key(|pod| newest_first(pod));
     match enterable.first() {
@@ -293,6 +302,14 @@ fn pod_trouble(pod: &Pod) -> Option<String> {
     init.chain(status.container_statuses.iter().flatten().filter(|it| !it.ready)).find_map(trouble)
 }
 
+/// How a container ended, where it has.
+pub(crate) fn end_of(status: &ContainerStatus) -> Option<String> {
+    let ended = status.state.as_ref()?.terminated.as_ref()?;
+    let reason = ended.reason.as_deref().unwrap_or("ended");
+    let message = ended.message.as_deref().map(|message| format!(": {message}")).unwrap_or_default();
+    Some(format!("{reason}, exit code {}{message}", ended.exit_code))
+}
+
 /// What keeps a container from running.
 fn trouble(status: &ContainerStatus) -> Option<String> {
     let state = status.state.as_ref()?;
@@ -302,9 +319,7 @@ fn trouble(status: &ContainerStatus) -> Option<String> {
         let message = waiting.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default();
         return Some(format!("container {name}: {reason}{message}"));
     }
-    let ended = state.terminated.as_ref()?;
-    let reason = ended.reason.as_deref().unwrap_or("ended");
-    Some(format!("container {name}: {reason}, exit code {}", ended.exit_code))
+    Some(format!("container {name}: {}", end_of(status)?))
 }
 
 #[cfg(test)]

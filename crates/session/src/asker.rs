@@ -76,7 +76,10 @@ impl Asker {
                 }
             }
         };
-        tokio::try_join!(writing, reading).map(|((), ())| ())
+        let end = tokio::try_join!(writing, reading).map(|((), ())| ());
+        // Who waits is told now, not when their patience ends.
+        self.lock().clear();
+        end
     }
 
     fn answered(&self, message: Request) {
@@ -139,6 +142,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_control_flow_is_told_to_all_who_wait() {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let (asker, questions) = Asker::new();
+        let closing = async {
+            let mut theirs = theirs;
+            theirs.read_u8().await.expect("the question comes first");
+        };
+        let (answer, end, ()) = tokio::join!(asker.ask(resolve("lost")), asker.run(questions, ours), closing);
+        assert_eq!(answer.expect_err("no answer").kind(), io::ErrorKind::BrokenPipe);
+        end.expect_err("ended");
+        assert_eq!(asker.ask(resolve("late")).await.expect_err("no answer").kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test]

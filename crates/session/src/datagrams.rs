@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use datagram::{Protocol, Records, Socket};
-use link::{Endpoint, Reset};
+use link::Reset;
 use sandbox::{Replies, Unreachable};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use wire::{Datagram, Delivery, Open, Transport, Undelivered};
 
+use crate::agent::Outbound;
 use crate::dialer::Counters;
 use crate::router::Side;
 
@@ -37,7 +38,7 @@ impl Associations {
         &self,
         sent: &sandbox::Datagram<'_>,
         side: Side,
-        endpoint: &Endpoint,
+        outbound: &Outbound,
         counters: &Arc<Counters>,
         replies: &Replies,
     ) {
@@ -49,11 +50,11 @@ impl Associations {
             let (queue, queued) = mpsc::channel(QUEUE);
             let association =
                 Association { protocol: sent.protocol, command: sent.command, replies: replies.clone(), queued };
-            let (endpoint, counters) = (endpoint.clone(), counters.clone());
+            let (outbound, counters) = (outbound.clone(), counters.clone());
             tokio::spawn(async move {
                 counters.asked(side);
                 let ended = match side {
-                    Side::Pod => association.through_pod(&endpoint).await,
+                    Side::Pod => association.through_pod(&outbound).await,
                     Side::Machine => association.by_machine().await,
                 };
                 if let Err(error) = ended {
@@ -79,13 +80,13 @@ struct Association {
 }
 
 impl Association {
-    async fn through_pod(mut self, endpoint: &Endpoint) -> io::Result<()> {
+    async fn through_pod(mut self, outbound: &Outbound) -> io::Result<()> {
         let transport = match self.protocol {
             sandbox::Protocol::Udp => Transport::Udp,
             sandbox::Protocol::Echo => Transport::Echo,
         };
         let open = Open::datagrams(transport, any(self.command));
-        let flow = match endpoint.open(Bytes::from(open.to_bytes())).await {
+        let flow = match outbound.open(Bytes::from(open.to_bytes())).await {
             Ok(flow) => flow,
             Err(reset) => {
                 self.none_delivered(from_reset(reset));

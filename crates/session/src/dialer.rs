@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use link::{Endpoint, Reset};
+use link::Reset;
 use sandbox::{Connected, Datagram, DialError, Replies};
 use wire::Open;
 
+use crate::agent::Outbound;
 use crate::datagrams::Associations;
 use crate::localhost::{Localhost, Way};
 use crate::machine;
@@ -42,7 +43,7 @@ impl Counters {
 }
 
 pub(crate) struct Dialer {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) outbound: Outbound,
     pub(crate) router: Arc<RwLock<Router>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) associations: Associations,
@@ -63,13 +64,13 @@ impl sandbox::Dialer for Dialer {
     fn dial(&self, from: SocketAddr, to: SocketAddr) -> BoxFuture<'static, Result<Connected, DialError>> {
         let way = self.way(to);
         tracing::trace!(%from, %to, ?way, "dial");
-        let (endpoint, counters) = (self.endpoint.clone(), self.counters.clone());
+        let (outbound, counters) = (self.outbound.clone(), self.counters.clone());
         Box::pin(async move {
             let dialled = match way {
                 None => Err(DialError::Refused),
-                Some(Way::Pod(open)) => through_pod(&endpoint, open, &counters).await,
+                Some(Way::Pod(open)) => through_pod(&outbound, open, &counters).await,
                 Some(Way::Machine { then }) => match (from_machine(to, &counters).await, then) {
-                    (Err(DialError::Refused), Some(open)) => through_pod(&endpoint, open, &counters).await,
+                    (Err(DialError::Refused), Some(open)) => through_pod(&outbound, open, &counters).await,
                     (dialled, _) => dialled,
                 },
             };
@@ -82,7 +83,7 @@ impl sandbox::Dialer for Dialer {
 
     fn datagram(&self, datagram: &Datagram<'_>, replies: &Replies) {
         let side = read(&self.router).side(datagram.peer.ip(), Instant::now());
-        self.associations.send(datagram, side, &self.endpoint, &self.counters, replies);
+        self.associations.send(datagram, side, &self.outbound, &self.counters, replies);
     }
 }
 
@@ -101,9 +102,9 @@ impl Dialer {
     }
 }
 
-async fn through_pod(endpoint: &Endpoint, open: Open, counters: &Counters) -> Result<Connected, DialError> {
+async fn through_pod(outbound: &Outbound, open: Open, counters: &Counters) -> Result<Connected, DialError> {
     counters.asked(Side::Pod);
-    match endpoint.open(Bytes::from(open.to_bytes())).await {
+    match outbound.open(Bytes::from(open.to_bytes())).await {
         Ok(flow) => Ok(Box::new(move |command| {
             Box::pin(async move {
                 flow.splice(command).await;

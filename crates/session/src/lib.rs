@@ -1,9 +1,10 @@
 //! The client engine: one session from the names on a command line to the command's exit code.
 //!
 //! A session passes through states, one module each: `attaching` (an agent admits it), `linking` (links are kept),
-//! `running` (the command lives). It ends with its command, in whatever way; what it changed in the cluster is an agent
+//! `running` (the command lives; `succession` replaces an agent that is gone). It ends with its command, in whatever way; what it changed in the cluster is an agent
 //! that parks and exits by itself. This crate prints nothing: it speaks through [`Voice`].
 
+mod agent;
 mod asker;
 mod attaching;
 mod datagrams;
@@ -20,6 +21,7 @@ mod router;
 mod running;
 pub mod socket;
 pub mod status;
+mod succession;
 mod upstream;
 
 use std::ffi::OsString;
@@ -31,23 +33,24 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use cluster::AgentContainer;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
 use wire::{DescribeContainer, Description, Leave, RELEASE, SessionId, answer, request};
 
-use asker::Asker;
-use attaching::Attached;
+use agent::{Agent, Outbound};
+use attaching::{Attacher, Entered};
 use datagrams::Associations;
 use dialer::{Counters, Dialer};
 use egress::Egress;
-use linking::{Dial, Links};
+use linking::LinkStates;
 use localhost::Localhost;
 use ports::Ports;
 use router::Router;
 use running::{Ended, Watched};
-use status::{Attachment, Flows, Link, Status};
+use status::{Attachment, Flows, Health, Link, Status};
+use succession::Succession;
 use upstream::{MachineResolver, PodResolver};
 
 pub use env_file::Format as EnvFormat;
@@ -144,7 +147,7 @@ pub async fn run(
 
 /// The command's connections, wherever they go.
 struct Traffic {
-    endpoint: link::Endpoint,
+    outbound: Outbound,
     router: Arc<RwLock<Router>>,
     counters: Arc<Counters>,
     ports: Ports,
@@ -153,11 +156,9 @@ struct Traffic {
 
 impl Traffic {
     fn new(egress: &Egress, to_pod: &[u16]) -> Self {
-        // The agent opens no flows yet: what it offers is refused.
-        let (endpoint, _incoming) = link::Endpoint::new(link::Role::Client, link::Config::default());
         let router = Router::new(machine::on_link(), egress);
         Traffic {
-            endpoint,
+            outbound: Outbound::new(),
             router: Arc::new(RwLock::new(router)),
             counters: Arc::default(),
             ports: Ports::default(),
@@ -167,7 +168,7 @@ impl Traffic {
 
     fn dialer(&self) -> Dialer {
         Dialer {
-            endpoint: self.endpoint.clone(),
+            outbound: self.outbound.clone(),
             router: self.router.clone(),
             counters: self.counters.clone(),
             associations: Associations::default(),
@@ -196,29 +197,19 @@ async fn interrupted() -> i32 {
 struct Session {
     id: SessionId,
     since: Instant,
-    attached: Names,
+    attacher: Attacher,
+    /// Of the first agent: what the command's environment says for as long as it lives.
+    first: AgentContainer,
     description: Description,
     traffic: Traffic,
-    links: Links,
-    asker: Arc<Asker>,
-    /// The control flow; aborted with the session.
-    _tasks: JoinSet<()>,
-}
-
-/// Names of what the session is attached to, for `status` and the command's environment.
-struct Names {
-    context: String,
-    namespace: String,
-    workload: String,
-    pod: String,
-    container: String,
-    agent: String,
+    /// Of the agent that serves; none while there is no agent.
+    states: watch::Sender<LinkStates>,
 }
 
 impl Session {
     async fn start(id: SessionId, traffic: Traffic, options: &Options, voice: &dyn Voice) -> Result<Session, Error> {
-        let Attached { cluster, workload, target, agent, admitted, identity, ranges } =
-            attaching::attach(id, options, voice).await?;
+        let (attacher, entered, ranges) = attaching::attach(id, options, voice).await?;
+        let Entered { target, agent: first, admitted } = entered;
         voice.step(&format!("opening {} links to pod {}", options.links, target.pod));
         dialer::write(&traffic.router).know(all_ranges(&ranges));
         for (network, range) in dialer::read(&traffic.router).shared_networks() {
@@ -228,32 +219,13 @@ impl Session {
             ));
         }
         dialer::write(&traffic.localhost).know(target.neighbours(), &target.container_id);
-        let names = Names {
-            context: cluster.context().to_owned(),
-            namespace: cluster.namespace().to_owned(),
-            workload: workload.to_string(),
-            pod: target.pod.clone(),
-            container: target.container.clone(),
-            agent: agent.name.clone(),
-        };
-        let endpoint = traffic.endpoint.clone();
-        let dial = Dial { cluster, pod: target.pod, id, admitted, identity, endpoint };
-        let links = Links::start(dial, options.links).await?;
-        let (asker, questions) = Asker::new();
-        let asker = Arc::new(asker);
-        let mut tasks = JoinSet::new();
-        tasks.spawn({
-            let (asker, control) = (asker.clone(), traffic.endpoint.control());
-            async move {
-                if let Err(error) = asker.run(questions, control).await {
-                    tracing::debug!(%error, "control flow ended");
-                }
-            }
-        });
-        voice.step(&format!("reading the environment of container {}", names.container));
-        let description = describe(&asker, &target.container_id, &names.pod).await?;
+        let agent = Agent::start(first.clone(), attacher.dial(&first, admitted), options.links).await?;
+        let states = watch::Sender::new(agent.states.borrow().clone());
+        traffic.outbound.serve(agent);
+        voice.step(&format!("reading the environment of container {}", first.target));
+        let description = describe(&traffic.outbound, &target.container_id, &first.pod).await?;
         dialer::write(&traffic.router).also(egress::link_local_addresses(environment::values(&description)));
-        Ok(Session { id, since: Instant::now(), attached: names, description, traffic, links, asker, _tasks: tasks })
+        Ok(Session { id, since: Instant::now(), attacher, first, description, traffic, states })
     }
 
     async fn run_command(
@@ -277,15 +249,28 @@ impl Session {
         voice.ready();
         let argv = options.command.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>();
         let status = |pid: u32| self.status(&argv, pid);
-        let watched = Watched { links: self.links.states.clone(), asked, status: &status, voice };
+        let succession = self.succession(options, voice);
+        let watched = Watched { links: self.states.subscribe(), asked, status: &status, voice };
         tokio::select! {
             ended = running::run(&mut child, watched) => ended,
+            never = succession.run() => match never {},
             Err(error) = publishing => Err(error),
             // It ends only when the machine takes its sockets away; the command goes on without names.
             () = resolver => {
                 let status = child.wait().await?;
                 Ok(Ended { status, answers: Vec::new() })
             }
+        }
+    }
+
+    fn succession<'a>(&'a self, options: &Options, voice: &'a dyn Voice) -> Succession<'a> {
+        Succession {
+            attacher: &self.attacher,
+            outbound: &self.traffic.outbound,
+            localhost: &self.traffic.localhost,
+            links: options.links,
+            states: &self.states,
+            voice,
         }
     }
 
@@ -307,7 +292,7 @@ impl Session {
             udp,
             tcp,
             policy,
-            Arc::new(PodResolver(self.asker.clone())),
+            Arc::new(PodResolver(self.traffic.outbound.clone())),
             Arc::new(MachineResolver::from_resolv_conf()),
             move |address, ttl| dialer::write(&router).learn(address, ttl, Instant::now()),
         )
@@ -317,10 +302,10 @@ impl Session {
     fn pod_environment(&self, options: &Options) -> Vec<(OsString, OsString)> {
         let ours = [
             ("STEAD_SESSION", self.id.to_string()),
-            ("STEAD_WORKLOAD", self.attached.workload.clone()),
-            ("STEAD_NAMESPACE", self.attached.namespace.clone()),
-            ("STEAD_POD", self.attached.pod.clone()),
-            ("STEAD_CONTAINER", self.attached.container.clone()),
+            ("STEAD_WORKLOAD", self.attacher.workload.to_string()),
+            ("STEAD_NAMESPACE", self.attacher.cluster.namespace().to_owned()),
+            ("STEAD_POD", self.first.pod.clone()),
+            ("STEAD_CONTAINER", self.first.target.clone()),
         ];
         environment::of_the_pod(&self.description, &options.env, ours)
     }
@@ -353,8 +338,9 @@ impl Session {
     }
 
     fn status(&self, command: &[String], command_pid: u32) -> Status {
-        let stats = self.traffic.endpoint.stats();
-        let states = self.links.states.borrow();
+        let serving = self.traffic.outbound.serving();
+        let stats = serving.as_ref().map(|serving| serving.agent.endpoint.stats()).unwrap_or_default();
+        let states = self.states.borrow();
         let links: Vec<Link> = states
             .iter()
             .map(|(&number, state)| {
@@ -371,25 +357,29 @@ impl Session {
                 }
             })
             .collect();
-        let (health, reason) = status::health(&links);
-        let names = &self.attached;
+        let (health, reason) = match serving.as_ref().and_then(|serving| serving.gone.clone()) {
+            Some(gone) => (Health::Lost, Some(gone)),
+            None => status::health(&links),
+        };
+        let agent = serving.map_or_else(|| self.first.clone(), |serving| serving.agent.container.clone());
+        let cluster = &self.attacher.cluster;
         Status {
             session: self.id.to_string(),
             release: RELEASE.to_owned(),
             health,
             reason,
-            context: names.context.clone(),
-            namespace: names.namespace.clone(),
-            pod: names.pod.clone(),
-            container: names.container.clone(),
-            agent: names.agent.clone(),
+            context: cluster.context().to_owned(),
+            namespace: cluster.namespace().to_owned(),
+            pod: agent.pod,
+            container: agent.target,
+            agent: agent.name,
             client_pid: std::process::id(),
             command: command.to_vec(),
             command_pid: Some(command_pid),
             age_seconds: self.since.elapsed().as_secs(),
             attachments: vec![Attachment {
-                workload: names.workload.clone(),
-                namespace: names.namespace.clone(),
+                workload: self.attacher.workload.to_string(),
+                namespace: cluster.namespace().to_owned(),
                 kind: "observe".to_owned(),
             }],
             links,
@@ -405,11 +395,12 @@ impl Session {
 
     /// Tells the agent, so that it forgets the session at once and not when the lease ends.
     async fn leave(self) {
-        let farewell = self.asker.ask(request::Kind::Leave(Leave {}));
-        if self.links.states.borrow().values().any(|s| s.up) {
+        let Some(serving) = self.traffic.outbound.serving().filter(|serving| serving.gone.is_none()) else { return };
+        let farewell = serving.agent.ask(request::Kind::Leave(Leave {}));
+        if serving.agent.is_linked() {
             let _ = tokio::time::timeout(FAREWELL, farewell).await;
         }
-        self.traffic.endpoint.close(link::Reset::Aborted);
+        serving.agent.retire();
     }
 }
 
@@ -420,10 +411,10 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-async fn describe(asker: &Asker, container_id: &str, pod: &str) -> Result<Description, Error> {
+async fn describe(outbound: &Outbound, container_id: &str, pod: &str) -> Result<Description, Error> {
     let question = DescribeContainer { container_id: container_id.to_owned() };
     let failed = |cause: String| Error::Link { pod: pod.to_owned(), cause };
-    match asker.ask(request::Kind::DescribeContainer(question)).await {
+    match outbound.ask(request::Kind::DescribeContainer(question)).await {
         Ok(answer::Kind::Description(description)) => Ok(description),
         Ok(_) => Err(failed("the agent answered something else than was asked".to_owned())),
         Err(error) => Err(failed(error.to_string())),

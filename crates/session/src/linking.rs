@@ -79,12 +79,21 @@ async fn keep(
     loop {
         let error = match tokio::time::timeout(DIAL_LIMIT, connect(&dial)).await {
             Ok(Ok(io)) => {
-                wait = FIRST_WAIT;
-                publish(&states, number, LinkState { up: true, error: None });
                 if let Some(first) = first.take() {
                     let _ = first.send(Ok(()));
                 }
-                let end = dial.endpoint.run_link(number, io, hello(&dial, number), check).await;
+                // Up with the agent's first word: it may refuse the session after the handshake.
+                let mut greeted = false;
+                let greet = |theirs: &[u8]| {
+                    check(theirs)?;
+                    greeted = true;
+                    publish(&states, number, LinkState { up: true, error: None });
+                    Ok(())
+                };
+                let end = dial.endpoint.run_link(number, io, hello(&dial, number), greet).await;
+                if greeted {
+                    wait = FIRST_WAIT;
+                }
                 tracing::info!(number, end = %end, "link ended");
                 end.to_string()
             }

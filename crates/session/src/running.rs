@@ -99,6 +99,11 @@ impl Quitting {
 
 /// A session that no longer works says so at once, and again when it does.
 fn say_links(states: &LinkStates, lost_since: &mut Option<Instant>, voice: &dyn Voice) {
+    // Without an agent there are no links, and what that means was said already.
+    if states.is_empty() {
+        lost_since.get_or_insert_with(Instant::now);
+        return;
+    }
     let any_up = states.values().any(|s| s.up);
     match (any_up, *lost_since) {
         (false, None) => {

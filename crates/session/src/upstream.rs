@@ -9,16 +9,16 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use wire::{Resolve, answer, request};
 
-use crate::asker::Asker;
+use crate::agent::Outbound;
 
 /// The pod's name servers.
-pub(crate) struct PodResolver(pub(crate) Arc<Asker>);
+pub(crate) struct PodResolver(pub(crate) Outbound);
 
 impl dns::Upstream for PodResolver {
     fn ask(&self, query: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
-        let asker = self.0.clone();
+        let outbound = self.0.clone();
         Box::pin(async move {
-            match asker.ask(request::Kind::Resolve(Resolve { query })).await? {
+            match outbound.ask(request::Kind::Resolve(Resolve { query })).await? {
                 answer::Kind::Resolved(resolved) => Ok(resolved.response),
                 _ => Err(io::Error::other("the agent answered something else than was asked")),
             }

@@ -94,6 +94,9 @@ pub struct Admitted {
     /// Empty when admitted; else why not, for the user.
     #[prost(string, tag = "5")]
     pub error: String,
+    /// The agent knew the session: its flows live on. Else it is a new one to it.
+    #[prost(bool, tag = "6")]
+    pub renewed: bool,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -66,7 +66,7 @@ fn revision(uid: &str, number: u64) -> Revision {
 }
 
 fn choose(pods: Vec<Pod>, revisions: &[Revision]) -> Result<Target, Error> {
-    select(&workload(WorkloadKind::Deployment), pods, revisions, None)
+    select(&workload(WorkloadKind::Deployment), pods, revisions, None, None)
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn an_unschedulable_pod_is_told_with_the_schedulers_message() {
 #[test]
 fn a_workload_scaled_to_zero_is_said_to_be_so() {
     let zero = Workload { replicas: 0, ..workload(WorkloadKind::StatefulSet) };
-    let error = select(&zero, Vec::new(), &[], None).expect_err("none");
+    let error = select(&zero, Vec::new(), &[], None, None).expect_err("none");
     assert_eq!(error.to_string(), "sts/web has no ready pod: it is scaled to 0");
     assert_eq!(error.next_step(), Some("`kubectl scale sts/web --replicas=1`"));
 }
@@ -143,7 +143,13 @@ fn a_workload_scaled_to_zero_is_said_to_be_so() {
 #[test]
 fn the_container_is_the_one_asked_for_or_annotated_or_the_first() {
     let wanted = |name| {
-        select(&workload(WorkloadKind::Deployment), vec![pod("a", "rs1", |_| {})], &[revision("rs1", 1)], Some(name))
+        select(
+            &workload(WorkloadKind::Deployment),
+            vec![pod("a", "rs1", |_| {})],
+            &[revision("rs1", 1)],
+            Some(name),
+            None,
+        )
     };
     assert_eq!(wanted("proxy").expect("a target").container, "proxy");
     let error = wanted("prxy").expect_err("unknown");
