@@ -4,6 +4,7 @@ mod bytes;
 mod change;
 mod control;
 mod datagrams;
+mod doctor;
 mod egress;
 mod end;
 mod environment;
@@ -67,6 +68,7 @@ pub(crate) fn all() -> Vec<Row> {
         terminal::ROWS,
         environment::ROWS,
         control::ROWS,
+        doctor::ROWS,
         hostile::ROWS,
         load::ROWS,
         servers::ROWS,

@@ -68,7 +68,7 @@ pub(crate) async fn load(options: &ConnectOptions, around: &Surroundings) -> Res
 }
 
 /// The files to merge, first wins; and whether each must exist (kubectl skips missing files of KUBECONFIG's list).
-fn candidates(options: &ConnectOptions, around: &Surroundings) -> (Vec<PathBuf>, bool) {
+pub(crate) fn candidates(options: &ConnectOptions, around: &Surroundings) -> (Vec<PathBuf>, bool) {
     if let Some(path) = &options.kubeconfig {
         return (vec![path.clone()], true);
     }
@@ -85,7 +85,7 @@ fn candidates(options: &ConnectOptions, around: &Surroundings) -> (Vec<PathBuf>,
 }
 
 /// `None` when no file exists.
-fn read_merged(paths: &[PathBuf], must_exist: bool) -> Result<Option<Kubeconfig>, Error> {
+pub(crate) fn read_merged(paths: &[PathBuf], must_exist: bool) -> Result<Option<Kubeconfig>, Error> {
     let mut merged: Option<Kubeconfig> = None;
     for path in paths {
         let next = match Kubeconfig::read_from(path) {
@@ -116,19 +116,30 @@ fn read_merged(paths: &[PathBuf], must_exist: bool) -> Result<Option<Kubeconfig>
     Ok(merged)
 }
 
-async fn from_kubeconfig(kubeconfig: Kubeconfig, wanted: Option<&str>, paths: &[PathBuf]) -> Result<Loaded, Error> {
+/// The name of the context that is meant, which exists.
+pub(crate) fn choose_context(
+    kubeconfig: &Kubeconfig,
+    wanted: Option<&str>,
+    paths: &[PathBuf],
+) -> Result<String, Error> {
     let files = shown(paths);
     let names: Vec<&str> = kubeconfig.contexts.iter().map(|c| c.name.as_str()).collect();
     let current = kubeconfig.current_context.as_deref().filter(|name| !name.is_empty());
-    let Some(context) = wanted.or(current).map(str::to_owned) else {
+    let Some(context) = wanted.or(current) else {
         return Err(Error::new(Kind::Kubeconfig, format!("no current context in {files}"))
             .hint(format!("choose one with --context{}", listing(": ", &names))));
     };
-    if !names.contains(&context.as_str()) {
-        let close = near(&context, names.iter().copied());
+    if !names.contains(&context) {
+        let close = near(context, names.iter().copied());
         let offered = if close.is_empty() { listing("it has: ", &names) } else { listing("near to it: ", &close) };
         return Err(Error::new(Kind::Kubeconfig, format!("no context \"{context}\" in {files}")).hint(offered));
     }
+    Ok(context.to_owned())
+}
+
+async fn from_kubeconfig(kubeconfig: Kubeconfig, wanted: Option<&str>, paths: &[PathBuf]) -> Result<Loaded, Error> {
+    let context = choose_context(&kubeconfig, wanted, paths)?;
+    let files = shown(paths);
     let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| {
         Error::new(Kind::Kubeconfig, format!("the context \"{context}\" of {files} cannot be used"))
@@ -149,7 +160,7 @@ fn in_cluster() -> Result<Loaded, Error> {
     Ok(Loaded { config, context: "in-cluster".to_owned() })
 }
 
-fn none_found(paths: &[PathBuf], around: &Surroundings) -> Error {
+pub(crate) fn none_found(paths: &[PathBuf], around: &Surroundings) -> Error {
     let looked = match (paths.is_empty(), &around.kubeconfig) {
         (true, _) => "neither KUBECONFIG nor HOME is set".to_owned(),
         (false, Some(list)) if !list.is_empty() => format!("KUBECONFIG names {}", shown(paths)),
@@ -160,7 +171,7 @@ fn none_found(paths: &[PathBuf], around: &Surroundings) -> Error {
         .hint("point KUBECONFIG or --kubeconfig at the file that kubectl uses for this cluster")
 }
 
-fn shown(paths: &[PathBuf]) -> String {
+pub(crate) fn shown(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 

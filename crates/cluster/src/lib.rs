@@ -5,9 +5,11 @@
 //! but the agent's container. No name is resolved by the C library: the binaries are static (see `dial`).
 
 mod admit;
+mod certificate;
 mod connect;
 mod dial;
 mod error;
+mod facts;
 mod gone;
 mod image;
 mod kubeconfig;
@@ -15,22 +17,32 @@ mod near;
 mod neighbours;
 mod next;
 mod observe;
+mod outline;
 mod pipe;
 mod place;
 mod ranges;
 mod ready;
 mod rights;
+mod role;
 mod workload;
 
 pub use connect::Cluster;
 pub use error::{Error, Kind};
+pub use facts::{Greeting, NamespaceFacts, Version};
 pub use gone::Gone;
 pub use image::{default_image, normalized};
+pub use image::{default_image, normalized};
+pub use kubeconfig::ConnectOptions;
 pub use kubeconfig::ConnectOptions;
 pub use neighbours::Neighbours;
+pub use neighbours::Neighbours;
+pub use outline::{Context, Credential, Outline, outline};
+pub use pipe::Pipe;
 pub use pipe::{Pipe, Rung};
 pub use place::{AgentContainer, Progress, RELEASE, placement};
 pub use ranges::Ranges;
 pub use ready::Target;
 pub use rights::{EPHEMERAL, NEEDS, Need};
+pub use role::role_yaml;
+
 pub use workload::{Workload, WorkloadKind};

@@ -65,7 +65,9 @@ impl Error {
             Error::NamespacesForbidden { settings, .. } => {
                 let changes =
                     settings.iter().map(|s| format!("`sysctl -w {}={}` (it is {})", s.name, s.needed, s.found));
-                Some(format!("as root: {}", changes.collect::<Vec<_>>().join(", ")))
+                let changes = format!("as root: {}", changes.collect::<Vec<_>>().join(", "));
+                let is_apparmor = settings.iter().any(|s| s.name == APPARMOR);
+                Some(if is_apparmor { format!("{changes};\n{}", profile()) } else { changes })
             }
             Error::Tun { source, .. } if source.raw_os_error() == Some(libc::ENOENT) => {
                 Some("as root: `modprobe tun`, or make the device: `mknod -m 0666 /dev/net/tun c 10 200`".to_owned())
@@ -79,13 +81,17 @@ impl Error {
         }
     }
 
+    pub(crate) fn tun(source: io::Error) -> Error {
+        Error::Tun { source, mode: tun_mode() }
+    }
+
     /// The error of a set-up step that the guard reported by name and errno.
     pub(crate) fn of_setup(step: &str, detail: String, source: io::Error) -> Error {
         match step {
             crate::setup::UNSHARE | crate::setup::MAP => {
                 Error::NamespacesForbidden { step: step.to_owned(), source, settings: settings() }
             }
-            crate::setup::TUN => Error::Tun { source, mode: tun_mode() },
+            crate::setup::TUN => Error::tun(source),
             // Ubuntu's AppArmor rule grants the namespace and then denies every capability in it.
             _ if source.kind() == io::ErrorKind::PermissionDenied && !settings().is_empty() => {
                 Error::NamespacesForbidden { step: step.to_owned(), source, settings: settings() }
@@ -95,6 +101,21 @@ impl Error {
     }
 }
 
+/// Ubuntu's, since 23.10.
+const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
+
+/// The narrower way around AppArmor's rule: for this program alone.
+fn profile() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/stead".into());
+    format!(
+        "or for stead alone, by the file /etc/apparmor.d/stead and `apparmor_parser -r /etc/apparmor.d/stead`:\n\
+         abi <abi/4.0>,\n\
+         include <tunables/global>\n\
+         profile stead \"{}\" flags=(unconfined) {{\n  userns,\n}}",
+        program.display()
+    )
+}
+
 /// The settings known to forbid user namespaces that have a forbidding value now.
 fn settings() -> Vec<Setting> {
     const KNOWN: [(&str, &str, &str, &str); 5] = [
@@ -102,7 +123,7 @@ fn settings() -> Vec<Setting> {
         ("user.max_net_namespaces", "user/max_net_namespaces", "0", "15000"),
         ("user.max_mnt_namespaces", "user/max_mnt_namespaces", "0", "15000"),
         ("kernel.unprivileged_userns_clone", "kernel/unprivileged_userns_clone", "0", "1"),
-        ("kernel.apparmor_restrict_unprivileged_userns", "kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+        (APPARMOR, "kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
     ];
     let forbids = |(name, path, bad, needed): (&'static str, &str, &str, &'static str)| {
         let found = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?.trim().to_owned();

@@ -144,10 +144,17 @@ impl Prepared {
             dns: Some((UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp.into())?)),
             control: Arc::new(Control::new(socket)?),
             engine: tokio::spawn(engine.run()),
+            v6,
             namespace: sweep::network_namespace(guard.0),
             guard,
         })
     }
+}
+
+/// Whether `/dev/net/tun` opens for this user; no device is made.
+pub fn try_tun() -> Result<(), Error> {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    opened.map(drop).map_err(Error::tun)
 }
 
 /// Namespaces in which commands run. Dropping it ends what runs there and resets its connections.
@@ -157,6 +164,7 @@ pub struct Sandbox {
     inside: Inside,
     listening: watch::Receiver<Listening>,
     engine: JoinHandle<()>,
+    v6: bool,
     /// By which its processes are known, should the guard be killed.
     namespace: Option<sweep::Namespace>,
     guard: Guard,
@@ -197,6 +205,11 @@ impl Sandbox {
             Reply::SpawnFailed { what, errno, file } => Err(spawn_error(command, what, errno, file)),
             _ => Err(Error::GuardLost),
         }
+    }
+
+    /// Whether the kernel gives it IPv6.
+    pub fn has_v6(&self) -> bool {
+        self.v6
     }
 
     /// The guard's process id, for those who look at what is left.

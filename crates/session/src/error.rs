@@ -52,7 +52,7 @@ impl Error {
 }
 
 /// A command that cannot be run ends as in a shell; what the machine forbids is a class of its own.
-fn sandbox_exit_code(error: &sandbox::Error) -> u8 {
+pub(crate) fn sandbox_exit_code(error: &sandbox::Error) -> u8 {
     match error {
         sandbox::Error::NotFound { .. } => 127,
         sandbox::Error::NotExecutable { .. } => 126,

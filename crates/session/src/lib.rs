@@ -9,6 +9,7 @@ mod asker;
 mod attaching;
 mod datagrams;
 mod dialer;
+pub mod doctor;
 pub mod egress;
 mod env_file;
 mod environment;

@@ -107,6 +107,18 @@ impl Folder {
         Ok(found)
     }
 
+    /// Whether a session could listen here. Leaves nothing.
+    pub fn try_out(&self) -> io::Result<()> {
+        self.prepare()?;
+        // No session's name, so that nobody who lists sessions asks it.
+        let path = self.0.join(format!("doctor-{}", std::process::id()));
+        let bound = std::os::unix::net::UnixListener::bind(&path).map(drop);
+        let _ = std::fs::remove_file(&path);
+        // Succeeds only when no session's socket is there.
+        let _ = std::fs::remove_dir(&self.0);
+        bound
+    }
+
     /// Makes the folder where needed; refuses one that others could write to.
     fn prepare(&self) -> io::Result<()> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;

@@ -1,6 +1,7 @@
 //! One module per verb: its arguments and what it does.
 
 mod completion;
+mod doctor;
 mod help;
 mod image;
 mod leave;
@@ -22,6 +23,7 @@ pub(crate) enum Command {
     List(list::Args),
     Leave(leave::Args),
     Quit(quit::Args),
+    Doctor(doctor::Args),
     Image(image::Args),
     Completion(completion::Args),
     Version(version::Args),
@@ -36,6 +38,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Leave(args) => leave::run(&args),
         Command::Quit(args) => quit::run(&args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Image(args) => image::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Version(args) => version::run(&args),

@@ -17,6 +17,11 @@ pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stead-
 /// Architecture of the agent inside, in Go's words: the one this binary was built for.
 const ARCH: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
+/// Those of the agent inside, in Go's words.
+pub(crate) fn architectures() -> Vec<String> {
+    if AGENT.is_empty() { Vec::new() } else { vec![ARCH.to_owned()] }
+}
+
 /// Write the agent's image, or bring it to a cluster
 #[derive(clap::Args)]
 pub(crate) struct Args {
