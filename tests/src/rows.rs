@@ -8,6 +8,7 @@ mod doctor;
 mod egress;
 mod end;
 mod environment;
+mod gather;
 mod hostile;
 mod input;
 mod languages;
@@ -69,6 +70,7 @@ pub(crate) fn all() -> Vec<Row> {
         environment::ROWS,
         control::ROWS,
         doctor::ROWS,
+        gather::ROWS,
         hostile::ROWS,
         load::ROWS,
         servers::ROWS,

@@ -208,7 +208,7 @@ mod tests {
     fn a_certificates_end_and_a_missing_key_are_told() {
         let pem = data(include_str!("certificate/ends-2031.pem"));
         let whole = of_user(&format!("{{client-certificate-data: {pem}, client-key-data: {}}}", data("key")));
-        assert_eq!(whole, Credential::Certificate { ends: Some(1927_857_906), unreadable: None });
+        assert_eq!(whole, Credential::Certificate { ends: Some(1_927_857_906), unreadable: None });
         let keyless = of_user(&format!("{{client-certificate-data: {pem}}}"));
         assert!(matches!(keyless, Credential::Certificate { unreadable: Some(_), .. }), "{keyless:?}");
     }

@@ -163,7 +163,7 @@ pub(crate) fn running_agent<'a>(pod: &'a Pod, container: &str, image: Option<&st
     };
     let all = pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
     let mut fitting = all.iter().filter(|agent| {
-        agent.name.starts_with(NAME_PREFIX)
+        is_agent(&agent.name)
             && agent.target_container_name.as_deref() == Some(container)
             && has(agent, ENV_RELEASE, RELEASE)
             && same_image(agent)
@@ -171,6 +171,11 @@ pub(crate) fn running_agent<'a>(pod: &'a Pod, container: &str, image: Option<&st
     });
     // The last one made: an older one is more likely about to exit.
     fitting.next_back().map(|agent| agent.name.as_str())
+}
+
+/// Whether a container of this name is an agent, of whatever release.
+pub(crate) fn is_agent(name: &str) -> bool {
+    name.starts_with(NAME_PREFIX)
 }
 
 pub(crate) fn agent_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {

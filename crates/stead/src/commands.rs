@@ -2,6 +2,7 @@
 
 mod completion;
 mod doctor;
+mod gather_logs;
 mod help;
 mod image;
 mod leave;
@@ -24,6 +25,7 @@ pub(crate) enum Command {
     Leave(leave::Args),
     Quit(quit::Args),
     Doctor(doctor::Args),
+    GatherLogs(gather_logs::Args),
     Image(image::Args),
     Completion(completion::Args),
     Version(version::Args),
@@ -39,6 +41,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Leave(args) => leave::run(&args),
         Command::Quit(args) => quit::run(&args),
         Command::Doctor(args) => doctor::run(args),
+        Command::GatherLogs(args) => gather_logs::run(args),
         Command::Image(args) => image::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Version(args) => version::run(&args),

@@ -2,6 +2,8 @@
 
 mod commands;
 mod error;
+mod gather;
+mod log;
 mod output;
 mod voice;
 
@@ -28,19 +30,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return error::usage(&error),
     };
-    log_to_stderr(cli.verbose);
+    log::start(cli.verbose);
     commands::run(cli.command)
-}
-
-fn log_to_stderr(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let level = match verbose {
-        0 => "error",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = EnvFilter::try_from_env("STEAD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ impl Terminal {
 
 impl session::Voice for Terminal {
     fn step(&self, what: &str) {
+        tracing::debug!(what, "step");
         let mut state = self.lock();
         state.step = Some((what.to_owned(), Instant::now()));
     }
@@ -99,6 +100,7 @@ impl session::Voice for Terminal {
     }
 
     fn note(&self, what: &str) {
+        tracing::debug!(what, "note");
         let mut state = self.lock();
         state.held.push(what.to_owned());
         self.release(&mut state);

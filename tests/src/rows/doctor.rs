@@ -13,11 +13,11 @@ use super::{Row, row, strings};
 use crate::world::{NAMESPACE, World};
 
 pub(super) const ROWS: &[Row] = &[
-    row("DR", "doctor finds nothing red where nothing is broken, and tells of a running session", healthy),
-    row("DR", "doctor: each check of machine and kubeconfig turns red alone", machine_and_kubeconfig),
-    row("DR", "doctor: each check of cluster and workload turns red alone", cluster_and_workload),
-    row("DR", "doctor: each missing right turns red alone, and --yaml gives them all", rights),
-    row("DR", "doctor: a certificate that has ended turns red alone", expired),
+    row("CLI", "doctor finds nothing red where nothing is broken, and tells of a running session", healthy),
+    row("CLI", "doctor: each check of machine and kubeconfig turns red alone", machine_and_kubeconfig),
+    row("CLI", "doctor: each check of cluster and workload turns red alone", cluster_and_workload),
+    row("CLI", "doctor: each missing right turns red alone, and --yaml gives them all", rights),
+    row("CLI", "doctor: a certificate that has ended turns red alone", expired),
 ];
 
 fn healthy(world: &World) -> anyhow::Result<()> {
@@ -161,8 +161,15 @@ fn written(text: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn expired(world: &World) -> anyhow::Result<()> {
-    let path =
-        world.lab().testbed(&["env", "--user", "doctor-expired", "--group", "system:masters", "--expire", "1"])?;
+    let path = world.lab().testbed(&[
+        "env",
+        "--kubeconfig-for",
+        "doctor-expired",
+        "--group",
+        "system:masters",
+        "--expire",
+        "1",
+    ])?;
     let kubeconfig = format!("KUBECONFIG={}", path.trim());
     within(Duration::from_secs(10), || alone(world, &["env", &kubeconfig], &[], "credentials", 65))
 }

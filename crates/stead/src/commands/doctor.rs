@@ -53,7 +53,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 /// Before any thread exists: a sandbox is made on the way.
-pub(super) fn examine(questions: &Questions) -> Result<Report, Failure> {
+fn examine(questions: &Questions) -> Result<Report, Failure> {
     let sandbox = sandbox::prepare(&[]);
     let runtime = session::runtime().map_err(|error| Failure::io("cannot start the runtime", &error))?;
     let report = runtime.block_on(session::doctor::examine(sandbox, questions));

@@ -216,6 +216,7 @@ fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failur
         command,
     };
     let id = session::new_id();
+    crate::log::begin(&id.to_string());
     // Before any thread exists: the sandbox's guard is forked from this process.
     let sandbox = sandbox::prepare(&session::leftovers(id))?;
     // One thread: a second one hands work back and forth (round trip p50 +10-30 %, upload -10 %), the API server between
