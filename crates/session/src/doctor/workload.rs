@@ -15,7 +15,7 @@ pub(super) async fn findings(cluster: &Cluster, name: &str, questions: &Question
         }
     };
     let found = Finding::ok(Area::Workload, "workload", workload.to_string());
-    let target = match cluster.ready_pod(&workload, questions.container.as_deref()).await {
+    let target = match cluster.ready_pod(&workload, questions.container.as_deref(), None).await {
         Ok(target) => target,
         Err(error) => {
             let failed = Finding::fail(Area::Workload, "pod", error);
