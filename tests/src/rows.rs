@@ -18,6 +18,7 @@ mod loss;
 mod names;
 mod process;
 mod readme;
+mod rungs;
 mod servers;
 mod tcp;
 mod terminal;
@@ -64,6 +65,7 @@ pub(crate) fn all() -> Vec<Row> {
         change::ROWS,
         localhost::ROWS,
         bytes::ROWS,
+        rungs::ROWS,
         languages::ROWS,
         process::ROWS,
         terminal::ROWS,

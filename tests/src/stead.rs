@@ -1,9 +1,11 @@
 //! Running `stead` as the unprivileged user: whole runs, and sessions with a shell.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use serde_json::Value;
 use testkit::lab::{Shell, checked};
 
 use crate::world::{LEASE, NAMESPACE, PARK, World};
@@ -86,6 +88,47 @@ pub(crate) fn failed(command: &mut Command) -> anyhow::Result<Failed> {
     ensure!(!stderr.contains("panicked"), "it panicked: {stderr}");
     ensure!(output.stdout.is_empty(), "stdout is data, and there is none: {}", String::from_utf8_lossy(&output.stdout));
     Ok(Failed { code: output.status.code(), stderr })
+}
+
+/// A session whose command says lines of JSON and waits for a line to go on.
+pub(crate) struct Held {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Held {
+    pub(crate) fn start(mut command: Command) -> anyhow::Result<Held> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let stdin = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
+        Ok(Held { child, stdin, lines })
+    }
+
+    /// What it says next.
+    pub(crate) fn line(&mut self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.lines.next().context("it ended")??)?)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn say(&mut self) -> anyhow::Result<()> {
+        Ok(self.stdin.as_mut().context("it was ended")?.write_all(b"\n")?)
+    }
+
+    /// It must end well.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        drop(self.stdin.take());
+        ensure!(self.child.wait()?.success(), "the command failed");
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Nothing happens to one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The test program's server on the developer's machine, outside of any session.

@@ -1,6 +1,8 @@
 //! Placing an agent in a pod as a plain ephemeral container (design 6.1a): no capability, the target's own uid and gid,
 //! within Pod Security `restricted`. An agent that runs there already is used again.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerStatus, EnvVar, EnvVarSource, EphemeralContainer, ObjectFieldSelector, Pod,
     PodSecurityContext, SeccompProfile, SecurityContext,
@@ -55,6 +57,8 @@ pub struct AgentContainer {
     pub namespace: String,
     pub pod: String,
     pub pod_uid: String,
+    /// The pod's addresses.
+    pub pod_ips: Vec<IpAddr>,
     /// Its own name, `stead-agent-<n>`.
     pub name: String,
     pub image: String,
@@ -116,6 +120,7 @@ fn agent_container(target: &Target, name: &str, image: &str, reused: bool) -> Ag
         namespace: target.namespace.clone(),
         pod: target.pod.clone(),
         pod_uid: target.uid.clone(),
+        pod_ips: target.ips.clone(),
         name: name.to_owned(),
         image: image.to_owned(),
         target: target.container.clone(),

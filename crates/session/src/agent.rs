@@ -206,6 +206,7 @@ mod tests {
             namespace: "ns".into(),
             pod: "web".into(),
             pod_uid: "u".into(),
+            pod_ips: Vec::new(),
             name: "stead-agent-1".into(),
             image: "i".into(),
             target: "app".into(),

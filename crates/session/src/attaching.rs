@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{AgentContainer, Cluster, Progress, Ranges, Target, Workload};
+use cluster::{AgentContainer, Cluster, Progress, Ranges, Rung, Target, Workload};
 use link::tls::Identity;
 use link::{Config, Endpoint, Role};
 use tokio::time::sleep;
 use wire::{Admit, Admitted, RELEASE, SessionId};
 
-use crate::linking::Dial;
+use crate::linking::{Destination, Dial, RungChoice};
 use crate::{Error, Options, Voice};
 
 /// After an attempt to enter a pod failed. It grows, since each may leave an ended container in the list of a pod.
@@ -25,6 +25,7 @@ pub(crate) struct Attacher {
     identity: Identity,
     container: Option<String>,
     image: String,
+    rung: RungChoice,
     lease: Duration,
     park: Duration,
 }
@@ -59,6 +60,7 @@ pub(crate) async fn attach(
         identity,
         container: options.container.clone(),
         image: options.image.clone(),
+        rung: options.rung,
         lease: options.lease,
         park: options.park,
     };
@@ -101,7 +103,8 @@ impl Attacher {
         // The agent opens no flows yet: what it offers is refused.
         let (endpoint, _incoming) = Endpoint::new(Role::Client, Config::default());
         let (cluster, identity) = (self.cluster.clone(), self.identity.clone());
-        Dial { cluster, pod: agent.pod.clone(), id: self.id, admitted, identity, endpoint }
+        let to = Destination { pod: agent.pod.clone(), addresses: agent.pod_ips.clone(), admitted };
+        Dial::new(cluster, to, self.rung, self.id, identity, endpoint)
     }
 
     fn admission(&self) -> Admit {
@@ -112,7 +115,7 @@ impl Attacher {
             nonce: rand::random::<[u8; 16]>().to_vec(),
             release: RELEASE.to_owned(),
             lease_seconds: seconds(self.lease),
-            pod_address: true,
+            pod_address: self.rung != RungChoice::Only(Rung::Forward),
             park_seconds: seconds(self.park),
         }
     }

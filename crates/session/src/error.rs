@@ -10,6 +10,8 @@ pub enum Error {
     Sandbox(#[from] sandbox::Error),
     #[error("cannot reach the agent in pod {pod}: {cause}")]
     Link { pod: String, cause: String },
+    #[error("cannot reach the agent in pod {pod}; {}", one_by_one(failures))]
+    Rungs { pod: String, failures: Vec<(cluster::Rung, Error)> },
     #[error("cannot open the control socket {path}: {cause}")]
     ControlSocket { path: String, cause: io::Error },
     #[error("cannot write the environment to {}: {cause}", path.display())]
@@ -31,6 +33,13 @@ impl Error {
                  and that no NetworkPolicy blocks it"
                     .to_owned(),
             ),
+            // The way by the pod's address is not missed: few machines have it.
+            Error::Rungs { failures, .. } => {
+                let hints = failures.iter().filter(|(rung, _)| *rung != cluster::Rung::Direct);
+                let mut hints: Vec<String> = hints.filter_map(|(_, error)| error.hint()).collect();
+                hints.dedup();
+                (!hints.is_empty()).then(|| hints.join("\n"))
+            }
             Error::ControlSocket { .. } => Some("set XDG_RUNTIME_DIR to a folder of yours".into()),
             Error::PortTaken { port, .. } => Some(format!(
                 "`ss -ltnp sport = :{port}` shows who has it; without --strict-ports the next free port is taken and named"
@@ -39,16 +48,29 @@ impl Error {
         }
     }
 
+    /// Asking again does not help.
+    pub(crate) fn is_missing_right(&self) -> bool {
+        matches!(self, Error::Cluster(error) if error.kind() == cluster::Kind::MissingRight)
+    }
+
     /// Ours are 64-78, one per class; `stead help exit-codes` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Cluster(error) => error.kind().exit_code(),
             Error::Sandbox(error) => sandbox_exit_code(error),
             Error::Link { .. } => 76,
+            Error::Rungs { failures, .. } => {
+                let through_api = failures.iter().find(|(rung, _)| *rung != cluster::Rung::Direct);
+                through_api.or(failures.first()).map_or(76, |(_, error)| error.exit_code())
+            }
             Error::ControlSocket { .. } | Error::EnvFile { .. } | Error::PortTaken { .. } => 74,
             Error::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
         }
     }
+}
+
+fn one_by_one(failures: &[(cluster::Rung, Error)]) -> String {
+    failures.iter().map(|(rung, error)| format!("{rung}: {error}")).collect::<Vec<_>>().join("; ")
 }
 
 /// A command that cannot be run ends as in a shell; what the machine forbids is a class of its own.

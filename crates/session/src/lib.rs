@@ -54,10 +54,12 @@ use status::{Attachment, Flows, Health, Link, Status};
 use succession::Succession;
 use upstream::{MachineResolver, PodResolver};
 
+pub use cluster::Rung;
 pub use env_file::Format as EnvFormat;
 pub use environment::Choice as EnvChoice;
 pub use error::Error;
 pub use link::runtime;
+pub use linking::RungChoice;
 
 /// A session that ends tells its agent and waits this long for the word to be taken; the lease does the rest.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -71,6 +73,8 @@ pub struct Options {
     pub container: Option<String>,
     /// Of the agent.
     pub image: String,
+    /// How links are carried.
+    pub rung: RungChoice,
     /// How long the agent keeps the session without a link.
     pub lease: Duration,
     /// How long the agent stays, without any session, for the next one.
@@ -348,7 +352,7 @@ impl Session {
                 let seen = stats.links.iter().find(|l| l.number == number);
                 Link {
                     number,
-                    rung: "proxy".to_owned(),
+                    rung: state.rung.map_or_else(String::new, |rung| rung.to_string()),
                     up: state.up,
                     sent_bytes: seen.map_or(0, |l| l.bytes_sent),
                     received_bytes: seen.map_or(0, |l| l.bytes_received),

@@ -1,26 +1,38 @@
 //! Second state: the links of a session, each dialled, run, and dialled again when lost, for as long as the session
-//! lives. What is up and why not is published; nobody else counts links.
+//! lives. What is up and why not is published; nobody else counts links. A link that is up moves to the pod's address when
+//! that is found to be reachable: its flows resume there.
+
+mod ladder;
+mod network;
+mod race;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::Cluster;
-use link::Endpoint;
+use cluster::{Cluster, Rung};
 use link::tls::Identity;
+use link::{Endpoint, LinkEnd};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use wire::{Admitted, Hello, PROTOCOL, RELEASE, SessionId};
 
 use crate::Error;
+use ladder::Ladder;
+pub use ladder::RungChoice;
+use race::Dialled;
 
 /// Between dials of a lost link. The first wait is short, since most losses are; the longest spares the API server.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+/// Part of a wait that chance decides, so that the clients of an API server that restarts do not come all at once.
+const CHANCE: f64 = 0.4;
 
-/// A dial through the API server takes 10 ms; one that takes this long leads into a black hole.
-const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// Between tries of the pod's address, beside those after a change of the machine's network.
+const TRIED_AGAIN: Duration = Duration::from_secs(60);
 
 /// State of each link by its number.
 pub(crate) type LinkStates = BTreeMap<u32, LinkState>;
@@ -28,6 +40,8 @@ pub(crate) type LinkStates = BTreeMap<u32, LinkState>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LinkState {
     pub(crate) up: bool,
+    /// The one it is on, or was on last.
+    pub(crate) rung: Option<Rung>,
     /// Why it is down.
     pub(crate) error: Option<String>,
 }
@@ -36,10 +50,34 @@ pub(crate) struct LinkState {
 pub(crate) struct Dial {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) pod: String,
+    /// The pod's own, as the API server names them.
+    pub(crate) addresses: Vec<IpAddr>,
+    ladder: Mutex<Ladder>,
     pub(crate) id: SessionId,
     pub(crate) admitted: Admitted,
     pub(crate) identity: Identity,
     pub(crate) endpoint: Endpoint,
+}
+
+/// What of it is of the agent.
+pub(crate) struct Destination {
+    pub(crate) pod: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) admitted: Admitted,
+}
+
+impl Dial {
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        to: Destination,
+        choice: RungChoice,
+        id: SessionId,
+        identity: Identity,
+        endpoint: Endpoint,
+    ) -> Dial {
+        let Destination { pod, addresses, admitted } = to;
+        Dial { cluster, pod, addresses, ladder: Mutex::new(Ladder::new(choice)), id, admitted, identity, endpoint }
+    }
 }
 
 /// Owns the tasks that keep the links; dropping it closes them.
@@ -53,11 +91,14 @@ impl Links {
     pub(crate) async fn start(dial: Dial, count: u32) -> Result<Links, Error> {
         let (states_tx, states) = watch::channel((0..count).map(|n| (n, LinkState::default())).collect());
         let (dial, states_tx) = (Arc::new(dial), Arc::new(states_tx));
+        let (changes_tx, changes) = watch::channel(0);
         let mut keepers = JoinSet::new();
+        keepers.spawn(network::watch(changes_tx));
         let mut first = Vec::new();
         for number in 0..count {
             let (up_tx, up_rx) = oneshot::channel();
-            keepers.spawn(keep(number, dial.clone(), states_tx.clone(), up_tx));
+            let link = Link { number, dial: dial.clone(), states: states_tx.clone(), changes: changes.clone() };
+            keepers.spawn(link.keep(up_tx));
             first.push(up_rx);
         }
         for up in first {
@@ -69,65 +110,115 @@ impl Links {
     }
 }
 
-async fn keep(
+/// One link, and what keeps it.
+struct Link {
     number: u32,
     dial: Arc<Dial>,
     states: Arc<watch::Sender<LinkStates>>,
-    first: oneshot::Sender<Result<(), Error>>,
-) {
-    let (mut first, mut wait) = (Some(first), FIRST_WAIT);
-    loop {
-        let error = match tokio::time::timeout(DIAL_LIMIT, connect(&dial)).await {
-            Ok(Ok(io)) => {
-                if let Some(first) = first.take() {
-                    let _ = first.send(Ok(()));
+    /// Of the machine's network.
+    changes: watch::Receiver<u64>,
+}
+
+impl Link {
+    async fn keep(mut self, first: oneshot::Sender<Result<(), Error>>) {
+        let (mut first, mut wait, mut better) = (Some(first), FIRST_WAIT, None);
+        loop {
+            let dialled = match better.take() {
+                Some(dialled) => Ok(dialled),
+                None => race::any(&self.dial).await,
+            };
+            let error = match (dialled, first.take()) {
+                (Ok(dialled), first) => {
+                    if let Some(first) = first {
+                        let _ = first.send(Ok(()));
+                    }
+                    let rung = dialled.rung;
+                    let (end, greeted) = self.run(dialled).await;
+                    if greeted {
+                        wait = FIRST_WAIT;
+                    }
+                    match end {
+                        Ended::Lost(end) => {
+                            tracing::info!(number = self.number, %rung, %end, "link ended");
+                            end.to_string()
+                        }
+                        Ended::Better(dialled) => {
+                            tracing::info!(number = self.number, from = %rung, to = %dialled.rung, "link moves");
+                            better = Some(*dialled);
+                            continue;
+                        }
+                    }
                 }
-                // Up with the agent's first word: it may refuse the session after the handshake.
-                let mut greeted = false;
-                let greet = |theirs: &[u8]| {
-                    check(theirs)?;
-                    greeted = true;
-                    publish(&states, number, LinkState { up: true, error: None });
-                    Ok(())
-                };
-                let end = dial.endpoint.run_link(number, io, hello(&dial, number), greet).await;
-                if greeted {
-                    wait = FIRST_WAIT;
+                (Err(error), Some(first)) => {
+                    let _ = first.send(Err(error));
+                    return;
                 }
-                tracing::info!(number, end = %end, "link ended");
-                end.to_string()
+                (Err(error), None) => error.to_string(),
+            };
+            tracing::debug!(number = self.number, %error, "link is down");
+            self.publish(|state| {
+                state.up = false;
+                state.error = Some(error);
+            });
+            tokio::select! {
+                () = sleep(wait.mul_f64(1.0 - CHANCE * rand::random::<f64>())) => {}
+                Ok(()) = self.changes.changed() => {}
             }
-            Ok(Err(error)) if first.is_some() => return report(first.take(), error),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) if first.is_some() => {
-                let cause = format!("no answer within {} s", DIAL_LIMIT.as_secs());
-                return report(first.take(), Error::Link { pod: dial.pod.clone(), cause });
-            }
-            Err(_) => format!("no answer within {} s", DIAL_LIMIT.as_secs()),
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// Runs it until it is lost or goes on elsewhere; whether the agent took it.
+    async fn run(&mut self, Dialled { rung, io }: Dialled) -> (Ended, bool) {
+        // Up with the agent's first word: it may refuse the session after the handshake.
+        let mut greeted = false;
+        let (number, dial, states) = (self.number, self.dial.clone(), self.states.clone());
+        let greet = |theirs: &[u8]| {
+            check(theirs)?;
+            greeted = true;
+            publish(&states, number, |state| *state = LinkState { up: true, rung: Some(rung), error: None });
+            Ok(())
         };
-        tracing::debug!(number, %error, "link is down");
-        publish(&states, number, LinkState { up: false, error: Some(error) });
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        let end = tokio::select! {
+            end = dial.endpoint.run_link(number, io, hello(&dial, number), greet) => Ended::Lost(end),
+            better = self.better(rung) => Ended::Better(Box::new(better)),
+        };
+        (end, greeted)
+    }
+
+    /// The pod's own address, once it is reached from where a link on this rung is.
+    async fn better(&mut self, than: Rung) -> Dialled {
+        if !race::ladder(&self.dial.ladder).could_be_direct(than) {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::select! {
+                () = sleep(TRIED_AGAIN) => {}
+                Ok(()) = self.changes.changed() => {}
+            }
+            if let Ok(dialled) = race::one(&self.dial, Rung::Direct).await {
+                return dialled;
+            }
+        }
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut LinkState)) {
+        publish(&self.states, self.number, change);
     }
 }
 
-fn report(first: Option<oneshot::Sender<Result<(), Error>>>, error: Error) {
-    if let Some(first) = first {
-        let _ = first.send(Err(error));
-    }
+enum Ended {
+    Lost(LinkEnd),
+    Better(Box<Dialled>),
 }
 
-fn publish(states: &watch::Sender<LinkStates>, number: u32, state: LinkState) {
-    states.send_if_modified(|all| all.insert(number, state.clone()).as_ref() != Some(&state));
-}
-
-async fn connect(dial: &Dial) -> Result<link::tls::TlsStream<cluster::Pipe>, Error> {
-    let port = u16::try_from(dial.admitted.port).unwrap_or_default();
-    let pipe = dial.cluster.pipe(cluster::Rung::Proxy, &dial.pod, &[], port).await?;
-    let failed = |cause: String| Error::Link { pod: dial.pod.clone(), cause };
-    let pin = <[u8; 32]>::try_from(dial.admitted.key_hash.as_slice()).map_err(|_| failed("bad key hash".into()))?;
-    link::tls::connect(pipe, link::tls::client_tls(&dial.identity, pin)).await.map_err(|e| failed(e.to_string()))
+fn publish(states: &watch::Sender<LinkStates>, number: u32, change: impl FnOnce(&mut LinkState)) {
+    states.send_if_modified(|all| {
+        let state = all.entry(number).or_default();
+        let before = state.clone();
+        change(state);
+        *state != before
+    });
 }
 
 fn hello(dial: &Dial, number: u32) -> Bytes {

@@ -1,8 +1,6 @@
 //! F5: many connections, many sessions.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -11,6 +9,7 @@ use testkit::lab::{containers, within};
 use testkit::snapshot::AGENT;
 
 use super::{Row, probe, row};
+use crate::stead::Held;
 use crate::world::World;
 
 pub(super) const ROWS: &[Row] = &[
@@ -29,16 +28,12 @@ fn ten_thousand(world: &World) -> anyhow::Result<()> {
     let count = FLOWS.to_string();
     let command = [world.testapp(), "probe", "hold", &format!("{web}:9000"), "--count", &count];
     // A warm session: what it needs without flows is not the flows'.
-    let mut session = world.run("deploy/web").command(&["sh", "-c", "read go; exec \"$@\"", "-", command[0]]);
-    session.args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut session = session.spawn()?;
-    let mut stdin = session.stdin.take().context("piped")?;
-    let mut lines = BufReader::new(session.stdout.take().context("piped")?).lines();
+    let wrapped = [&["sh", "-c", "read go; exec \"$@\"", "-"][..], &command].concat();
+    let mut session = Held::start(world.run("deploy/web").command(&wrapped))?;
     // The API shows the agent's container a moment after it runs.
     let before = within(Duration::from_secs(20), || memory(world))?;
-    stdin.write_all(b"go\n")?;
-    let mut next = || -> anyhow::Result<Value> { Ok(serde_json::from_str(&lines.next().context("no line")??)?) };
-    let held = next()?;
+    session.say()?;
+    let held = session.line()?;
     ensure!(held["held"] == FLOWS, "{held}");
     let now = memory(world)?;
     let each = [now[0].saturating_sub(before[0]) / FLOWS, now[1].saturating_sub(before[1]) / FLOWS];
@@ -46,11 +41,10 @@ fn ten_thousand(world: &World) -> anyhow::Result<()> {
         "       {} s to open; a flow takes {} B of the client, {} B of the agent",
         held["seconds"], each[0], each[1]
     );
-    stdin.write_all(b"again\n")?;
-    let alive = next()?;
+    session.say()?;
+    let alive = session.line()?;
     ensure!(alive["alive"] == FLOWS, "{alive}");
-    drop(stdin);
-    ensure!(session.wait()?.success(), "the command failed");
+    session.end()?;
     ensure!(each.iter().all(|bytes| *bytes <= LIMIT), "bytes for a flow: {each:?}");
     Ok(())
 }

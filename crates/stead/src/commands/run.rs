@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use session::egress::{Destination, Egress, Network, Scope};
-use session::{EnvChoice, EnvFormat, Options};
+use session::{EnvChoice, EnvFormat, Options, Rung, RungChoice};
 
 use crate::error::Failure;
 use crate::output::OutputArgs;
@@ -55,6 +55,9 @@ pub(crate) struct SessionArgs {
     /// End the session when a port that the command listens on is taken on this machine, instead of taking the next free one
     #[arg(long)]
     strict_ports: bool,
+    /// How the agent is reached: at the pod's address, or through the API server by pods/proxy or pods/portforward
+    #[arg(long, value_name = "RUNG", default_value = "auto")]
+    rung: RungArg,
     /// Links to the agent: one for interactive traffic, the others for bulk
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4))]
     links: u32,
@@ -66,6 +69,26 @@ pub(crate) struct SessionArgs {
     env: EnvArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RungArg {
+    /// Whichever answers first, and the pod's address as soon as it is reached
+    Auto,
+    Direct,
+    Proxy,
+    Forward,
+}
+
+impl From<RungArg> for RungChoice {
+    fn from(rung: RungArg) -> Self {
+        match rung {
+            RungArg::Auto => RungChoice::Auto,
+            RungArg::Direct => RungChoice::Only(Rung::Direct),
+            RungArg::Proxy => RungChoice::Only(Rung::Proxy),
+            RungArg::Forward => RungChoice::Only(Rung::Forward),
+        }
+    }
 }
 
 /// Which of the container's variables the command gets, and who else.
@@ -212,6 +235,7 @@ fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failur
         env: EnvChoice { include: args.env.include, exclude: args.env.exclude },
         env_file: args.env.file.map(|file| (file, args.env.format.into())),
         strict_ports: args.strict_ports,
+        rung: args.rung.into(),
         links: args.links,
         command,
     };
