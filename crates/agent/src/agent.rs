@@ -29,6 +29,8 @@ pub struct Config {
     /// The pod's addresses, listened on when a session asks for it. Empty: every address.
     pub pod_ips: Vec<IpAddr>,
     pub sources: Sources,
+    /// It is alone in a pod of its own, which ends with its last session.
+    pub stand_in: bool,
 }
 
 /// Serves until no session has been there for as long as the last one asked. Admission lines come from `input`; each
@@ -41,7 +43,7 @@ pub async fn run(config: Config, input: impl AsyncRead + Unpin, answer: impl FnM
     let mut agent = Agent {
         key_hash: identity.hash(),
         keys,
-        registry: Registry::new(Instant::now()),
+        registry: Registry::new(Instant::now(), config.stand_in),
         listener,
         sources: Arc::new(config.sources),
         left_tx,

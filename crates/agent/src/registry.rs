@@ -16,6 +16,8 @@ const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 const LONGEST_PARK: Duration = Duration::from_secs(24 * 3600);
 /// Until the first session says how long: a client that died between placing and admission must not leave an agent.
 const FIRST_PARK: Duration = Duration::from_secs(600);
+/// The same in a stand-in, which is made for one session: its client knocks from the start on.
+const FIRST_PARK_OF_STAND_IN: Duration = Duration::from_secs(15);
 /// A session that left may close its links itself for so long.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -26,6 +28,7 @@ pub(crate) struct Registry<T> {
     /// When the last session ended, and how long to stay after it.
     parked_at: Instant,
     park: Duration,
+    longest_park: Duration,
 }
 
 #[derive(Debug)]
@@ -58,8 +61,11 @@ pub(crate) enum Refusal {
 }
 
 impl<T> Registry<T> {
-    pub(crate) fn new(now: Instant) -> Self {
-        Registry { sessions: HashMap::new(), parked_at: now, park: FIRST_PARK }
+    /// An agent in a stand-in never parks.
+    pub(crate) fn new(now: Instant, stand_in: bool) -> Self {
+        let (park, longest_park) =
+            if stand_in { (FIRST_PARK_OF_STAND_IN, Duration::ZERO) } else { (FIRST_PARK, LONGEST_PARK) };
+        Registry { sessions: HashMap::new(), parked_at: now, park, longest_park }
     }
 
     /// Admits a session, whose value `make` gives, or renews what was agreed with it.
@@ -72,7 +78,7 @@ impl<T> Registry<T> {
         let id = SessionId::try_from(admit.session.as_slice()).map_err(|_| Refusal::Malformed)?;
         let key: KeyHash = admit.key_hash.as_slice().try_into().map_err(|_| Refusal::Malformed)?;
         let lease = Duration::from_secs(admit.lease_seconds.into()).clamp(SHORTEST_LEASE, LONGEST_LEASE);
-        let park = Duration::from_secs(admit.park_seconds.into()).min(LONGEST_PARK);
+        let park = Duration::from_secs(admit.park_seconds.into()).min(self.longest_park);
         if self.sessions.iter().any(|(have, session)| (*have == id) != (session.key == key)) {
             return Err(Refusal::Taken);
         }
@@ -171,7 +177,7 @@ mod tests {
 
     fn start() -> (Registry<SessionId>, Instant) {
         let now = Instant::now();
-        (Registry::new(now), now)
+        (Registry::new(now, false), now)
     }
 
     #[test]
@@ -188,6 +194,18 @@ mod tests {
         assert!(registry.ended(now + 79 * SECOND).is_empty());
         assert_eq!(registry.ended(now + 80 * SECOND), [(id(1), id(1))]);
         assert_eq!(registry.link_up(&[1; 32]), None);
+    }
+
+    #[test]
+    fn a_stand_ins_agent_waits_a_little_for_its_first_session_and_never_parks() {
+        let now = Instant::now();
+        let mut registry = Registry::new(now, true);
+        assert!(!registry.may_exit(now + 14 * SECOND));
+        assert!(registry.may_exit(now + 15 * SECOND));
+        registry.admit(now, &admit(1, 1), |id| id).expect("admitted");
+        registry.leave(now, id(1));
+        assert_eq!(registry.ended(now).len(), 1);
+        assert!(registry.may_exit(now));
     }
 
     #[test]

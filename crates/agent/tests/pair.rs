@@ -52,7 +52,7 @@ impl Agent {
         let sources = Sources { proc: dir.path().into(), resolv_conf, dns_port, environment };
         let (stdin, theirs) = tokio::io::duplex(4096);
         let (lines, stdout) = mpsc::unbounded_channel();
-        let config = Config { pod_ips, sources };
+        let config = Config { pod_ips, sources, stand_in: false };
         let task = tokio::spawn(agent::run(config, theirs, move |line: &str| {
             let _ = lines.send(line.to_owned());
         }));

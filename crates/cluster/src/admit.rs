@@ -21,7 +21,7 @@ use crate::ready::Target;
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// From the placement to the first answer; most of it may be the pull of the image (10 MB).
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// For a container that runs by its status and still cannot be attached to, or does not answer.
 const ATTACH_GRACE: Duration = Duration::from_secs(5);
@@ -56,7 +56,12 @@ impl Cluster {
         self.start(agent, admit, &|_| {}).await.map_err(Trouble::into_error)
     }
 
-    async fn start(&self, agent: &AgentContainer, admit: &Admit, progress: Report<'_>) -> Result<Admitted, Trouble> {
+    pub(crate) async fn start(
+        &self,
+        agent: &AgentContainer,
+        admit: &Admit,
+        progress: Report<'_>,
+    ) -> Result<Admitted, Trouble> {
         let line = admit.to_line().map_err(|error| {
             Trouble::Other(Error::new(Kind::Internal, "cannot write the admission line").because(error))
         })?;
@@ -107,7 +112,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
             Trouble::Ended(error) | Trouble::Other(error) => error,
         }

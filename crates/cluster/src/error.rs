@@ -6,7 +6,7 @@ use std::fmt;
 use kube::core::Status;
 
 use crate::dial::DialError;
-use crate::rights;
+use crate::rights::{self, EPHEMERAL};
 
 /// The class of an error. Each has one exit code, shown by `stead help exit-codes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +59,13 @@ pub struct Error {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    /// The resource that RBAC denies.
+    denied: Option<&'static str>,
 }
 
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), causes: Vec::new(), hint: None }
+        Error { kind, message: message.into(), causes: Vec::new(), hint: None, denied: None }
     }
 
     pub(crate) fn because(mut self, cause: impl fmt::Display) -> Self {
@@ -94,6 +96,15 @@ impl Error {
         self.hint.as_deref()
     }
 
+    /// Whether an agent may not be placed in a workload's pod, so that another placement can serve.
+    pub fn refuses_ephemeral(&self) -> bool {
+        match self.kind {
+            Kind::PlacementRefused => true,
+            Kind::MissingRight => self.denied.is_some_and(|resource| resource == EPHEMERAL.full_resource()),
+            _ => false,
+        }
+    }
+
     /// Sorts an answer or failure of the API server. `doing` completes "cannot …", `right` is what the request needs.
     pub(crate) fn from_kube(error: kube::Error, doing: impl fmt::Display, right: Right) -> Self {
         match error {
@@ -114,7 +125,10 @@ impl Error {
                     "the user entry of the context is missing or empty: log in, or name a token or client certificate",
                 )
             }
-            403 => Error::new(Kind::MissingRight, message).because(cause).hint(right.hint()),
+            403 => Error {
+                denied: Some(right.resource),
+                ..Error::new(Kind::MissingRight, message).because(cause).hint(right.hint())
+            },
             404 => Error::new(Kind::NotFound, message).because(cause),
             _ => Error::new(Kind::Internal, message).because(cause),
         }
@@ -213,6 +227,9 @@ mod tests {
         let right = Right::core("pods/ephemeralcontainers", &["patch"]);
         let error = Error::from_status(&status(403, "pods \"a\" is forbidden"), "place an agent", right);
         assert_eq!(error.kind().exit_code(), 77);
+        assert!(error.refuses_ephemeral());
+        let attach = Error::from_status(&status(403, "no"), "attach", Right::core("pods/attach", &["get"]));
+        assert!(!attach.refuses_ephemeral(), "no placement helps then");
         let hint = error.next_step().expect("a hint");
         assert!(hint.contains("name: stead-pods-ephemeralcontainers\n"), "{hint}");
         assert!(hint.contains("  labels:\n    rbac.authorization.k8s.io/aggregate-to-edit: \"true\"\n"), "{hint}");

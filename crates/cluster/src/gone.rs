@@ -143,6 +143,7 @@ mod tests {
             image: "stead-agent:1".into(),
             target: "app".into(),
             reused: false,
+            job: None,
         }
     }
 

@@ -25,6 +25,7 @@ mod ranges;
 mod ready;
 mod rights;
 mod role;
+mod stand_in;
 mod workload;
 
 pub use connect::Cluster;
@@ -42,4 +43,5 @@ pub use ranges::Ranges;
 pub use ready::Target;
 pub use rights::{EPHEMERAL, NEEDS, Need};
 pub use role::role_yaml;
+pub use stand_in::StandIn;
 pub use workload::{Workload, WorkloadKind};

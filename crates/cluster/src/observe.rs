@@ -12,7 +12,7 @@ use crate::Cluster;
 use crate::admit::{Report, Trouble};
 use crate::error::{Error, Kind};
 use crate::place::{AgentContainer, Progress, agent_status};
-use crate::ready::end_of;
+use crate::ready::{end_of, unscheduled};
 
 /// How long an agent container of another session may be in trouble before it is called so: the kubelet tries again
 /// after 10 s, and an image that was missing may be there by then.
@@ -80,7 +80,8 @@ impl Cluster {
 
     /// The kubelet's words about this container; none where they may not be read.
     async fn events(&self, agent: &AgentContainer) -> Vec<Event> {
-        let path = format!("spec.ephemeralContainers{{{}}}", agent.name);
+        let list = if agent.job.is_some() { "containers" } else { "ephemeralContainers" };
+        let path = format!("spec.{list}{{{}}}", agent.name);
         let fields = format!("involvedObject.uid={},involvedObject.fieldPath={path}", agent.pod_uid);
         let listed = timeout(ASK_EVENTS, self.api::<Event>().list(&ListParams::default().fields(&fields))).await;
         listed.ok().and_then(Result::ok).map(|list| list.items).unwrap_or_default()
@@ -130,7 +131,12 @@ impl<'a> Observer<'a> {
             return Some(Seen::Trouble(self.pod_gone()));
         }
         self.trouble = None;
-        match State::of(agent_status(&pod, &self.agent.name)?)? {
+        let Some(status) = agent_status(&pod, &self.agent.name) else {
+            // A stand-in that no node takes.
+            self.waits(unscheduled(&pod));
+            return None;
+        };
+        match State::of(status)? {
             State::Running => Some(Seen::Running),
             State::Ended(why) => Some(Seen::Ended(why)),
             State::Waiting { reason, message } => {
@@ -231,6 +237,7 @@ mod tests {
             image: "stead-agent:1".into(),
             target: "app".into(),
             reused,
+            job: None,
         }
     }
 

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerStatus, EnvVar, EnvVarSource, EphemeralContainer, ObjectFieldSelector, Pod,
-    PodSecurityContext, SeccompProfile, SecurityContext,
+    Capabilities, Container, ContainerStatus, EnvVar, EnvVarSource, EphemeralContainer, LinuxContainerUser,
+    ObjectFieldSelector, Pod, PodSecurityContext, SeccompProfile, SecurityContext,
 };
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
@@ -22,6 +22,8 @@ const NAME_PREFIX: &str = "stead-agent-";
 const ENV_RELEASE: &str = "STEAD_RELEASE";
 const ENV_CONTAINER: &str = "STEAD_CONTAINER";
 const ENV_POD_IPS: &str = "STEAD_POD_IPS";
+/// The agent's container is a stand-in's: it ends with its last session.
+pub(crate) const ENV_STAND_IN: &str = "STEAD_STAND_IN";
 
 /// The uid for a target that must not be root and names no uid of its own ("nobody" of distroless images).
 const NOT_ROOT: i64 = 65_532;
@@ -43,6 +45,11 @@ pub enum Progress {
         image: String,
     },
     /// Why the agent's container does not run yet, in the kubelet's words (`ContainerCreating`).
+    /// A stand-in, by a Job.
+    Making {
+        job: String,
+        image: String,
+    },
     Waiting {
         reason: String,
         message: String,
@@ -62,10 +69,12 @@ pub struct AgentContainer {
     /// Its own name, `stead-agent-<n>`.
     pub name: String,
     pub image: String,
-    /// The container it looks into.
+    /// The container it looks into, or stands in for; empty for none.
     pub target: String,
     /// It was there before this session.
     pub reused: bool,
+    /// The Job that made its pod, where that is a stand-in.
+    pub job: Option<String>,
 }
 
 impl Cluster {
@@ -125,6 +134,7 @@ fn agent_container(target: &Target, name: &str, image: &str, reused: bool) -> Ag
         image: image.to_owned(),
         target: target.container.clone(),
         reused,
+        job: None,
     }
 }
 
@@ -183,9 +193,11 @@ pub(crate) fn is_agent(name: &str) -> bool {
     name.starts_with(NAME_PREFIX)
 }
 
+/// Of an ephemeral container, or of the one in a stand-in.
 pub(crate) fn agent_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
-    let statuses = pod.status.as_ref()?.ephemeral_container_statuses.as_ref()?;
-    statuses.iter().find(|status| status.name == name)
+    let status = pod.status.as_ref()?;
+    let ephemeral = status.ephemeral_container_statuses.iter().flatten();
+    ephemeral.chain(status.container_statuses.iter().flatten()).find(|status| status.name == name)
 }
 
 fn has_ended(status: &ContainerStatus) -> bool {
@@ -221,8 +233,9 @@ fn free_name(pod: &Pod) -> String {
     format!("{NAME_PREFIX}{}", numbers.max().unwrap_or(0).saturating_add(1))
 }
 
-fn environment(target: &Container) -> Vec<EnvVar> {
-    let ours = [ENV_RELEASE, ENV_CONTAINER, ENV_POD_IPS];
+/// The target's environment, and what the agent itself needs to know.
+pub(crate) fn environment(target: &Container) -> Vec<EnvVar> {
+    let ours = [ENV_RELEASE, ENV_CONTAINER, ENV_POD_IPS, ENV_STAND_IN];
     let copied =
         target.env.iter().flatten().filter(|env| !ours.contains(&env.name.as_str())).cloned().map(|mut env| {
             let source = env.value_from.as_mut();
@@ -244,22 +257,33 @@ fn environment(target: &Container) -> Vec<EnvVar> {
 }
 
 fn security(pod: &Pod, target: &Container) -> SecurityContext {
-    let none = SecurityContext::default();
-    let own = target.security_context.as_ref().unwrap_or(&none);
-    let pods_none = PodSecurityContext::default();
-    let pods = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).unwrap_or(&pods_none);
-    let run_as_non_root = own.run_as_non_root.or(pods.run_as_non_root);
     // The uid that the image itself names is known only to the runtime; newer kubelets report it.
     let reported = pod
         .status
         .as_ref()
         .and_then(|status| container_status(status, &target.name))
         .and_then(|status| status.user.as_ref()?.linux.as_ref());
+    plain_security(pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()), target, reported, false)
+}
+
+/// No capability and the target's own uid and gid, as far as they are known; without one, `nobody` where the target must not
+/// be root, or always.
+pub(crate) fn plain_security(
+    pods: Option<&PodSecurityContext>,
+    target: &Container,
+    reported: Option<&LinuxContainerUser>,
+    or_nobody: bool,
+) -> SecurityContext {
+    let none = SecurityContext::default();
+    let own = target.security_context.as_ref().unwrap_or(&none);
+    let pods_none = PodSecurityContext::default();
+    let pods = pods.unwrap_or(&pods_none);
+    let run_as_non_root = own.run_as_non_root.or(pods.run_as_non_root);
     let run_as_user = own
         .run_as_user
         .or(pods.run_as_user)
         .or(reported.map(|user| user.uid))
-        .or((run_as_non_root == Some(true)).then_some(NOT_ROOT));
+        .or((or_nobody || run_as_non_root == Some(true)).then_some(NOT_ROOT));
     let run_as_group = own.run_as_group.or(pods.run_as_group).or(reported.map(|user| user.gid));
     SecurityContext {
         allow_privilege_escalation: Some(false),

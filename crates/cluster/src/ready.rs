@@ -15,7 +15,7 @@ use crate::near::near;
 use crate::place::running_agent;
 use crate::workload::{Workload, WorkloadKind};
 
-const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+pub(crate) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
@@ -239,21 +239,28 @@ fn enter(pod: Pod, wanted: Option<&str>) -> Result<Target, Error> {
             .hint(format!("`kubectl describe pod {name}` tells more")));
     };
     let id = running.container_id.as_deref().unwrap_or_default();
-    let mut ips: Vec<IpAddr> = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
-    if ips.is_empty() {
-        ips.extend(status.pod_ip.as_ref().and_then(|ip| ip.parse::<IpAddr>().ok()));
-    }
     Ok(Target {
         namespace: pod.namespace().unwrap_or_default(),
         pod: name,
         uid: pod.uid().unwrap_or_default(),
-        ips,
+        ips: pod_ips(&pod),
         node: spec.node_name.clone().unwrap_or_default(),
         container: container.name.clone(),
         container_id: id.split_once("://").map_or(id, |(_, id)| id).to_owned(),
         host_network: spec.host_network == Some(true),
         object: Box::new(pod),
     })
+}
+
+/// The pod's addresses, the primary one first; empty until its kubelet told them.
+pub(crate) fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+    let mut ips: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
+    if ips.is_empty() {
+        ips.extend(status.pod_ip.as_ref().and_then(|ip| ip.parse::<IpAddr>().ok()));
+    }
+    ips
 }
 
 fn no_container(pod: &str, spec: &PodSpec, wanted: &str) -> Error {
@@ -292,14 +299,20 @@ fn pod_trouble(pod: &Pod) -> Option<String> {
         let message = status.message.as_ref().or(status.reason.as_ref()).map(|why| format!(": {why}"));
         return Some(format!("it has ended ({phase}{})", message.unwrap_or_default()));
     }
-    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    if let Some(condition) = unscheduled {
-        let reason = condition.reason.as_deref().unwrap_or("not scheduled");
-        let message = condition.message.as_deref().unwrap_or("no node was found for it");
+    if let Some((reason, message)) = unscheduled(pod) {
         return Some(format!("{reason}: {message}"));
     }
     let init = status.init_container_statuses.iter().flatten().filter(|it| !it.ready);
     init.chain(status.container_statuses.iter().flatten().filter(|it| !it.ready)).find_map(trouble)
+}
+
+/// Why no node takes the pod: the scheduler's reason and message.
+pub(crate) fn unscheduled(pod: &Pod) -> Option<(String, String)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|it| it.type_ == "PodScheduled" && it.status == "False")?;
+    let reason = condition.reason.as_deref().unwrap_or("not scheduled");
+    let message = condition.message.as_deref().unwrap_or("no node was found for it");
+    Some((reason.to_owned(), message.to_owned()))
 }
 
 /// How a container ended, where it has.

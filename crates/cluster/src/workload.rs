@@ -1,13 +1,14 @@
 //! Finding what the user named: `web`, `deploy/web`, `deployments.apps/web`, `pod/web-0`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{join, join_all};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
@@ -16,6 +17,8 @@ use tokio::time::timeout;
 use crate::Cluster;
 use crate::error::{Error, Kind, Right};
 use crate::near::near;
+use crate::ready::DEFAULT_CONTAINER;
+use crate::stand_in::Template;
 
 /// How long an error about an unknown name may take longer to name near ones.
 const NEAR_NAMES: Duration = Duration::from_millis(500);
@@ -47,6 +50,8 @@ pub struct Workload {
     pub replicas: i32,
     /// In the query form of the API (`app=web,tier in (a,b)`); empty for a bare pod.
     pub(crate) selector: String,
+    /// What its pods are made from; for a bare pod, the pod itself.
+    pub(crate) template: Arc<Template>,
 }
 
 impl WorkloadKind {
@@ -339,6 +344,23 @@ trait Describe: Resource<DynamicType = ()> + Sized {
     const KIND: WorkloadKind;
     fn selector(&self) -> Option<&LabelSelector>;
     fn replicas(&self) -> i32;
+    fn pods(&self) -> Option<(&PodSpec, &ObjectMeta)>;
+
+    fn template(&self) -> Template {
+        let selector = self.selector();
+        let labels = selector.and_then(|it| it.match_labels.as_ref()).into_iter().flat_map(|it| it.keys().cloned());
+        let expressions = selector.and_then(|it| it.match_expressions.as_ref());
+        let keys = expressions.into_iter().flatten().map(|it| it.key.clone());
+        let selected_by = labels.chain(keys).collect();
+        let Some((spec, meta)) = self.pods() else { return Template { selected_by, ..Template::default() } };
+        let annotations = meta.annotations.as_ref();
+        Template {
+            spec: spec.clone(),
+            labels: meta.labels.clone().unwrap_or_default(),
+            selected_by,
+            default_container: annotations.and_then(|all| all.get(DEFAULT_CONTAINER)).cloned(),
+        }
+    }
 
     fn found(self) -> Found {
         let workload = Workload {
@@ -348,13 +370,14 @@ trait Describe: Resource<DynamicType = ()> + Sized {
             uid: self.uid().unwrap_or_default(),
             replicas: self.replicas(),
             selector: self.selector().map(selector_text).unwrap_or_default(),
+            template: Arc::new(self.template()),
         };
         Found { owned: is_owned(Self::KIND, self.meta()), workload }
     }
 }
 
 macro_rules! describe {
-    ($kind:ident, $selector:expr, $replicas:expr) => {
+    ($kind:ident, $selector:expr, $replicas:expr, $pods:expr) => {
         impl Describe for $kind {
             const KIND: WorkloadKind = WorkloadKind::$kind;
 
@@ -367,16 +390,38 @@ macro_rules! describe {
                 let replicas: fn(&$kind) -> Option<i32> = $replicas;
                 replicas(self).unwrap_or(1)
             }
+
+            fn pods(&self) -> Option<(&PodSpec, &ObjectMeta)> {
+                let pods: fn(&$kind) -> Option<(&PodSpec, &ObjectMeta)> = $pods;
+                pods(self)
+            }
         }
     };
 }
 
-describe!(Deployment, |it| Some(&it.spec.as_ref()?.selector), |it| it.spec.as_ref()?.replicas);
-describe!(StatefulSet, |it| Some(&it.spec.as_ref()?.selector), |it| it.spec.as_ref()?.replicas);
-describe!(DaemonSet, |it| Some(&it.spec.as_ref()?.selector), |it| Some(it.status.as_ref()?.desired_number_scheduled));
-describe!(ReplicaSet, |it| Some(&it.spec.as_ref()?.selector), |it| it.spec.as_ref()?.replicas);
-describe!(Job, |it| it.spec.as_ref()?.selector.as_ref(), |it| it.spec.as_ref()?.parallelism);
-describe!(Pod, |_| None, |_| Some(1));
+describe!(Deployment, |it| Some(&it.spec.as_ref()?.selector), |it| it.spec.as_ref()?.replicas, |it| parts(
+    &it.spec.as_ref()?.template
+));
+describe!(StatefulSet, |it| Some(&it.spec.as_ref()?.selector), |it| it.spec.as_ref()?.replicas, |it| parts(
+    &it.spec.as_ref()?.template
+));
+describe!(
+    DaemonSet,
+    |it| Some(&it.spec.as_ref()?.selector),
+    |it| Some(it.status.as_ref()?.desired_number_scheduled),
+    |it| parts(&it.spec.as_ref()?.template)
+);
+describe!(ReplicaSet, |it| Some(&it.spec.as_ref()?.selector), |it| it.spec.as_ref()?.replicas, |it| parts(
+    it.spec.as_ref()?.template.as_ref()?
+));
+describe!(Job, |it| it.spec.as_ref()?.selector.as_ref(), |it| it.spec.as_ref()?.parallelism, |it| parts(
+    &it.spec.as_ref()?.template
+));
+describe!(Pod, |_| None, |_| Some(1), |it| Some((it.spec.as_ref()?, &it.metadata)));
+
+fn parts(template: &PodTemplateSpec) -> Option<(&PodSpec, &ObjectMeta)> {
+    Some((template.spec.as_ref()?, template.metadata.as_ref()?))
+}
 
 /// The selector as a list request takes it.
 fn selector_text(selector: &LabelSelector) -> String {

@@ -211,6 +211,7 @@ mod tests {
             image: "i".into(),
             target: "app".into(),
             reused: false,
+            job: None,
         };
         let (_, states) = watch::channel(LinkStates::new());
         (Agent::new(container, near, states, None), incoming, tasks)

@@ -1,17 +1,20 @@
 //! First state: from names on a command line to an agent in a pod that admitted this session. And again, when that agent is
 //! gone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cluster::{AgentContainer, Cluster, Progress, Ranges, Rung, Target, Workload};
 use link::tls::Identity;
 use link::{Config, Endpoint, Role};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use wire::{Admit, Admitted, RELEASE, SessionId};
 
 use crate::linking::{Destination, Dial, RungChoice};
 use crate::{Error, Options, Voice};
+
+/// For the deletion of a stand-in by a client that ends.
+const REMOVAL: Duration = Duration::from_secs(2);
 
 /// After an attempt to enter a pod failed. It grows, since each may leave an ended container in the list of a pod.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -20,7 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What stays the same from one agent to the next.
 pub(crate) struct Attacher {
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) workload: Workload,
+    /// `None`: the session has a stand-in for no workload.
+    pub(crate) workload: Option<Workload>,
     id: SessionId,
     identity: Identity,
     container: Option<String>,
@@ -28,31 +32,64 @@ pub(crate) struct Attacher {
     rung: RungChoice,
     lease: Duration,
     park: Duration,
+    made: Made,
 }
 
 /// An agent that admitted the session.
 pub(crate) struct Entered {
-    pub(crate) target: Target,
     pub(crate) agent: AgentContainer,
     pub(crate) admitted: Admitted,
+    /// Where the agent looks into a workload's pod.
+    pub(crate) target: Option<Target>,
 }
 
-/// Finds the workload and a ready pod, and has the session admitted there.
+/// The stand-in that the session has made, from before its Job is asked for: it must not stay when the session does not
+/// come to its start.
+#[derive(Clone, Default)]
+pub(crate) struct Made(Arc<Mutex<Option<Job>>>);
+
+struct Job {
+    cluster: Arc<Cluster>,
+    name: String,
+}
+
+impl Made {
+    fn note(&self, cluster: &Arc<Cluster>, job: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Job { cluster: cluster.clone(), name: job.to_owned() });
+    }
+
+    /// Deletes it, where there is one; without the API server, its lease does.
+    pub(crate) async fn remove(&self) {
+        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Job { cluster, name }) = made {
+            let _ = timeout(REMOVAL, cluster.remove_stand_in(&name)).await;
+        }
+    }
+}
+
+/// Finds the workload, and has the session admitted to an agent in a ready pod of it or in a stand-in.
 pub(crate) async fn attach(
     id: SessionId,
     options: &Options,
+    made: Made,
     voice: &dyn Voice,
 ) -> Result<(Attacher, Entered, Ranges), Error> {
     voice.step("connecting to the cluster");
     let cluster = Arc::new(Cluster::connect(&options.connect).await?);
-    voice.step(&format!("looking for {} in namespace {}", options.workload, cluster.namespace()));
     let ranges = tokio::spawn({
         let cluster = cluster.clone();
         async move { cluster.ranges().await }
     });
-    let workload = cluster.workload(&options.workload).await?;
-    let target = cluster.ready_pod(&workload, options.container.as_deref(), None).await?;
-    let identity = Identity::generate().map_err(|e| Error::Link { pod: target.pod.clone(), cause: e.to_string() })?;
+    let workload = match &options.workload {
+        Some(name) => {
+            voice.step(&format!("looking for {name} in namespace {}", cluster.namespace()));
+            Some(cluster.workload(name).await?)
+        }
+        None => None,
+    };
+    let identity =
+        Identity::generate().map_err(|e| Error::Link { pod: "of the session".to_owned(), cause: e.to_string() })?;
     let attacher = Attacher {
         cluster,
         workload,
@@ -63,33 +100,68 @@ pub(crate) async fn attach(
         rung: options.rung,
         lease: options.lease,
         park: options.park,
+        made,
     };
-    let entered = attacher.enter(target, &|progress| voice.step(&in_words(&progress))).await?;
+    let entered = attacher.enter(voice).await?;
     // The task makes no change; when it failed, ranges are simply unknown.
     let ranges = ranges.await.unwrap_or_default();
     Ok((attacher, entered, ranges))
 }
 
 impl Attacher {
-    async fn enter(&self, target: Target, report: &(dyn Fn(Progress) + Send + Sync)) -> Result<Entered, Error> {
-        let (agent, admitted) = self.cluster.enter(&target, &self.image, &self.admission(), report).await?;
-        Ok(Entered { target, agent, admitted })
+    /// By the first placement that serves.
+    async fn enter(&self, voice: &dyn Voice) -> Result<Entered, Error> {
+        let report = |progress| voice.step(&in_words(&progress));
+        let Some(workload) = &self.workload else { return self.enter_stand_in(voice).await };
+        let target = self.cluster.ready_pod(workload, self.container.as_deref(), None).await?;
+        match self.cluster.enter(&target, &self.image, &self.admission(), &report).await {
+            Ok((agent, admitted)) => Ok(Entered { agent, admitted, target: Some(target) }),
+            Err(error) if error.refuses_ephemeral() => {
+                voice.note(&format!("{error}: a stand-in pod serves instead"));
+                self.enter_stand_in(voice).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn enter_stand_in(&self, voice: &dyn Voice) -> Result<Entered, Error> {
+        let report = |progress| voice.step(&in_words(&progress));
+        let (workload, container) = (self.workload.as_ref(), self.container.as_deref());
+        let plan = self.cluster.stand_in(workload, container, &self.id.to_string(), &self.image).await?;
+        if let Some(workload) = workload {
+            voice.note(&lacking(workload, &plan.left_out));
+        }
+        self.made.note(&self.cluster, &plan.name);
+        let (agent, admitted) = self.cluster.enter_stand_in(&plan, &self.image, &self.admission(), &report).await?;
+        Ok(Entered { agent, admitted, target: None })
     }
 
     /// Another agent in the place of `gone`: in its pod where that is ready, else in another ready one, whenever there is
-    /// one. `waiting` is told what it waits for.
-    pub(crate) async fn enter_again(&self, gone: &AgentContainer, waiting: &(dyn Fn(&str) + Send + Sync)) -> Entered {
+    /// one; or another stand-in. The voice's steps say what it waits for.
+    pub(crate) async fn enter_again(&self, gone: &AgentContainer, voice: &dyn Voice) -> Entered {
         let mut pause = FIRST_PAUSE;
         loop {
-            let (wanted, preferred) = (self.container.as_deref(), Some(gone.pod_uid.as_str()));
-            let (_, target) = self.cluster.await_ready_pod(&self.workload, wanted, preferred, waiting).await;
-            match self.enter(target, &|progress| tracing::debug!(?progress, "entering again")).await {
+            let error = match self.try_again(gone, voice).await {
                 Ok(entered) => return entered,
-                Err(error) => waiting(&format!("{error}; tried again in {} s", pause.as_secs())),
-            }
+                Err(error) => error,
+            };
+            voice.step(&format!("{error}; tried again in {} s", pause.as_secs()));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    async fn try_again(&self, gone: &AgentContainer, voice: &dyn Voice) -> Result<Entered, Error> {
+        let Some(workload) = self.workload.as_ref().filter(|_| gone.job.is_none()) else {
+            self.made.remove().await;
+            return self.enter_stand_in(voice).await;
+        };
+        let (wanted, preferred) = (self.container.as_deref(), Some(gone.pod_uid.as_str()));
+        let waiting = |what: &str| voice.step(what);
+        let (_, target) = self.cluster.await_ready_pod(workload, wanted, preferred, waiting).await;
+        let report = |progress| voice.step(&in_words(&progress));
+        let (agent, admitted) = self.cluster.enter(&target, &self.image, &self.admission(), &report).await?;
+        Ok(Entered { agent, admitted, target: Some(target) })
     }
 
     /// Asks an agent to admit the session again. Its answer says whether it still knew it.
@@ -121,10 +193,21 @@ impl Attacher {
     }
 }
 
+/// What the session lacks for having a stand-in.
+fn lacking(workload: &Workload, left_out: &[String]) -> String {
+    let without = "it has the environment, volumes and service account of the workload's pods, but not their processes, \
+                   localhost and addresses";
+    if left_out.is_empty() {
+        return format!("stand-in for {workload}: {without}");
+    }
+    format!("stand-in for {workload}: {without}, and is without {}", left_out.join(", "))
+}
+
 fn in_words(progress: &Progress) -> String {
     match progress {
         Progress::Reusing { pod, container } => format!("asking the agent in pod {pod} (container {container})"),
         Progress::Placing { pod, image, .. } => format!("starting the agent ({image}) in pod {pod}"),
+        Progress::Making { job, image } => format!("starting the agent ({image}) in the stand-in {job}"),
         Progress::Waiting { reason, message } if message.is_empty() => format!("waiting for the agent: {reason}"),
         Progress::Waiting { reason, message } => format!("waiting for the agent: {reason}: {message}"),
         Progress::Ready => "the agent is ready".to_owned(),

@@ -41,7 +41,7 @@ use tokio::sync::{mpsc, watch};
 use wire::{DescribeContainer, Description, Leave, RELEASE, SessionId, answer, request};
 
 use agent::{Agent, Outbound};
-use attaching::{Attacher, Entered};
+use attaching::{Attacher, Entered, Made};
 use datagrams::Associations;
 use dialer::{Counters, Dialer};
 use egress::Egress;
@@ -68,8 +68,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Options {
     pub connect: cluster::ConnectOptions,
-    /// `web`, `deploy/web`, `pod/web-0`, …
-    pub workload: String,
+    /// `web`, `deploy/web`, `pod/web-0`, …; `None`: a stand-in of its own.
+    pub workload: Option<String>,
     pub container: Option<String>,
     /// Of the agent.
     pub image: String,
@@ -129,12 +129,26 @@ pub async fn run(
     let traffic = Traffic::new(&options.egress, &options.to_pod);
     // First, since a machine that forbids it is to be told before anything in the cluster is touched.
     let mut sandbox = sandbox.start(Arc::new(traffic.dialer()))?;
-    let session = tokio::select! {
-        started = Session::start(id, traffic, options, voice) => started?,
-        signal = &mut interrupted => return Err(Error::Interrupted(signal)),
+    let made = Made::default();
+    let started = tokio::select! {
+        started = Session::start(id, traffic, options, made.clone(), voice) => started,
+        signal = &mut interrupted => Err(Error::Interrupted(signal)),
+    };
+    let session = match started {
+        Ok(session) => session,
+        Err(error) => {
+            made.remove().await;
+            return Err(error);
+        }
     };
     let (asked_tx, asked) = mpsc::channel(16);
-    let control = session.control_socket()?;
+    let control = match session.control_socket() {
+        Ok(control) => control,
+        Err(error) => {
+            session.leave().await;
+            return Err(error);
+        }
+    };
     let living = async {
         let ended = session.run_command(&mut sandbox, options, asked, interrupted, voice).await;
         // The kernel takes its time (15-40 ms) to take the device away.
@@ -209,13 +223,20 @@ struct Session {
     traffic: Traffic,
     /// Of the agent that serves; none while there is no agent.
     states: watch::Sender<LinkStates>,
+    made: Made,
 }
 
 impl Session {
-    async fn start(id: SessionId, traffic: Traffic, options: &Options, voice: &dyn Voice) -> Result<Session, Error> {
-        let (attacher, entered, ranges) = attaching::attach(id, options, voice).await?;
+    async fn start(
+        id: SessionId,
+        traffic: Traffic,
+        options: &Options,
+        made: Made,
+        voice: &dyn Voice,
+    ) -> Result<Session, Error> {
+        let (attacher, entered, ranges) = attaching::attach(id, options, made.clone(), voice).await?;
         let Entered { target, agent: first, admitted } = entered;
-        voice.step(&format!("opening {} links to pod {}", options.links, target.pod));
+        voice.step(&format!("opening {} links to pod {}", options.links, first.pod));
         dialer::write(&traffic.router).know(all_ranges(&ranges));
         for (network, range) in dialer::read(&traffic.router).shared_networks() {
             voice.note(&format!(
@@ -223,14 +244,17 @@ impl Session {
                  --never-proxy {network} leaves them to this machine"
             ));
         }
-        dialer::write(&traffic.localhost).know(target.neighbours(), &target.container_id);
+        let container_id = target.as_ref().map_or("", |target| &target.container_id);
+        if let Some(target) = &target {
+            dialer::write(&traffic.localhost).know(target.neighbours(), container_id);
+        }
         let agent = Agent::start(first.clone(), attacher.dial(&first, admitted), options.links).await?;
         let states = watch::Sender::new(agent.states.borrow().clone());
         traffic.outbound.serve(agent);
         voice.step(&format!("reading the environment of container {}", first.target));
-        let description = describe(&traffic.outbound, &target.container_id, &first.pod).await?;
+        let description = describe(&traffic.outbound, container_id, &first.pod).await?;
         dialer::write(&traffic.router).also(egress::link_local_addresses(environment::values(&description)));
-        Ok(Session { id, since: Instant::now(), attacher, first, description, traffic, states })
+        Ok(Session { id, since: Instant::now(), attacher, first, description, traffic, states, made })
     }
 
     async fn run_command(
@@ -305,13 +329,15 @@ impl Session {
 
     /// What the command gets of the pod's environment, and about the session.
     fn pod_environment(&self, options: &Options) -> Vec<(OsString, OsString)> {
-        let ours = [
+        let mut ours = vec![
             ("STEAD_SESSION", self.id.to_string()),
-            ("STEAD_WORKLOAD", self.attacher.workload.to_string()),
             ("STEAD_NAMESPACE", self.attacher.cluster.namespace().to_owned()),
             ("STEAD_POD", self.first.pod.clone()),
-            ("STEAD_CONTAINER", self.first.target.clone()),
         ];
+        if let Some(workload) = &self.attacher.workload {
+            ours.push(("STEAD_WORKLOAD", workload.to_string()));
+            ours.push(("STEAD_CONTAINER", self.first.target.clone()));
+        }
         environment::of_the_pod(&self.description, &options.env, ours)
     }
 
@@ -368,6 +394,11 @@ impl Session {
         };
         let agent = serving.map_or_else(|| self.first.clone(), |serving| serving.agent.container.clone());
         let cluster = &self.attacher.cluster;
+        let attached = self.attacher.workload.iter().map(|workload| Attachment {
+            workload: workload.to_string(),
+            namespace: cluster.namespace().to_owned(),
+            kind: "observe".to_owned(),
+        });
         Status {
             session: self.id.to_string(),
             release: RELEASE.to_owned(),
@@ -382,11 +413,7 @@ impl Session {
             command: command.to_vec(),
             command_pid: Some(command_pid),
             age_seconds: self.since.elapsed().as_secs(),
-            attachments: vec![Attachment {
-                workload: self.attacher.workload.to_string(),
-                namespace: cluster.namespace().to_owned(),
-                kind: "observe".to_owned(),
-            }],
+            attachments: attached.collect(),
             links,
             ports: self.traffic.ports.status(),
             flows: Flows {
@@ -400,12 +427,14 @@ impl Session {
 
     /// Tells the agent, so that it forgets the session at once and not when the lease ends.
     async fn leave(self) {
-        let Some(serving) = self.traffic.outbound.serving().filter(|serving| serving.gone.is_none()) else { return };
-        let farewell = serving.agent.ask(request::Kind::Leave(Leave {}));
-        if serving.agent.is_linked() {
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        if let Some(serving) = self.traffic.outbound.serving().filter(|serving| serving.gone.is_none()) {
+            let farewell = serving.agent.ask(request::Kind::Leave(Leave {}));
+            if serving.agent.is_linked() {
+                let _ = tokio::time::timeout(FAREWELL, farewell).await;
+            }
+            serving.agent.retire();
         }
-        serving.agent.retire();
+        self.made.remove().await;
     }
 }
 

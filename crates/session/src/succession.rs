@@ -36,6 +36,22 @@ pub(crate) struct Succession<'a> {
     pub(crate) voice: &'a dyn Voice,
 }
 
+/// What is being done is told by `status`: the terminal is the command's.
+struct Waiting<'a>(&'a Outbound, &'a dyn Voice);
+
+impl Voice for Waiting<'_> {
+    fn step(&self, what: &str) {
+        tracing::info!(what, "no next agent yet");
+        self.0.explain(what);
+    }
+
+    fn ready(&self) {}
+
+    fn note(&self, what: &str) {
+        self.1.note(what);
+    }
+}
+
 /// Why an agent serves no more.
 enum Lost {
     Gone(Gone),
@@ -125,10 +141,7 @@ impl Succession<'_> {
 
     /// Until the next one is there the one before serves, as long as it can: a pod that is being deleted may take a while.
     async fn next(&self, before: &Agent, why: &str) -> (AgentContainer, Admitted) {
-        let waiting = |what: &str| {
-            tracing::info!(what, "no next agent yet");
-            self.outbound.explain(what);
-        };
+        let waiting = Waiting(self.outbound, self.voice);
         let next = self.attacher.enter_again(&before.container, &waiting);
         let mut next = std::pin::pin!(next);
         let mut states = before.states.clone();
@@ -140,7 +153,9 @@ impl Succession<'_> {
                 next.await
             }
         };
-        dialer::write(self.localhost).know(target.neighbours(), &target.container_id);
+        if let Some(target) = target {
+            dialer::write(self.localhost).know(target.neighbours(), &target.container_id);
+        }
         (agent, admitted)
     }
 

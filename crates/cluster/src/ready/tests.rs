@@ -14,6 +14,7 @@ fn workload(kind: WorkloadKind) -> Workload {
         uid: "w".into(),
         replicas: 1,
         selector: "app=web".into(),
+        template: Default::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 
 fn hit(kind: WorkloadKind, name: &str, owned: bool) -> Result<Option<Found>, Error> {
     let workload = Workload {
+        template: Default::default(),
         kind,
         name: name.into(),
         namespace: "ns".into(),

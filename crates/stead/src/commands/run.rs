@@ -21,7 +21,7 @@ use crate::voice::Terminal;
 /// 64-78 for failures of stead itself (`stead help exit-codes`).
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  stead run web -- ./server --port 8080\n  stead run deploy/web -n shop -- psql -h db"
+    after_help = "Examples:\n  stead run web -- ./server --port 8080\n  stead run deploy/web -n shop -- psql -h db\n  stead run -- curl http://web.shop"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -34,11 +34,12 @@ pub(crate) struct Args {
 /// A session, whatever its command is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SessionArgs {
-    /// Workload whose place the command takes: web, deploy/web, sts/db, ds/agent, pod/web-0
+    /// Workload whose place the command takes: web, deploy/web, sts/db, ds/agent, pod/web-0. Without one, the command
+    /// reaches the cluster through a pod that is made for the session (a stand-in)
     #[arg(value_name = "WORKLOAD")]
-    workload: String,
+    workload: Option<String>,
     /// Container of the pod (default: the one kubectl would take)
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", requires = "workload")]
     container: Option<String>,
     /// Image of the agent
     #[arg(long, value_name = "IMAGE", env = "STEAD_AGENT_IMAGE", default_value_t = cluster::default_image())]
