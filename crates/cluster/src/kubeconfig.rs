@@ -45,6 +45,7 @@ pub(crate) struct Loaded {
     pub config: Config,
     /// `in-cluster` where a pod's own service account is used.
     pub context: String,
+    pub of_pod: bool,
 }
 
 pub(crate) async fn load(options: &ConnectOptions, around: &Surroundings) -> Result<Loaded, Error> {
@@ -150,14 +151,14 @@ async fn from_kubeconfig(kubeconfig: Kubeconfig, wanted: Option<&str>, paths: &[
     if config.default_namespace.is_empty() {
         config.default_namespace = "default".to_owned();
     }
-    Ok(Loaded { config, context })
+    Ok(Loaded { config, context, of_pod: false })
 }
 
 fn in_cluster() -> Result<Loaded, Error> {
     let config = Config::incluster_env().map_err(|error| {
         Error::new(Kind::Kubeconfig, "the service account of this pod cannot be used").because(error)
     })?;
-    Ok(Loaded { config, context: "in-cluster".to_owned() })
+    Ok(Loaded { config, context: "in-cluster".to_owned(), of_pod: true })
 }
 
 pub(crate) fn none_found(paths: &[PathBuf], around: &Surroundings) -> Error {

@@ -23,6 +23,7 @@ mod pipe;
 mod place;
 mod ranges;
 mod ready;
+mod renew;
 mod rights;
 mod role;
 mod stand_in;

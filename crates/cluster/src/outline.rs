@@ -131,6 +131,14 @@ fn credential(auth: &AuthInfo) -> Credential {
     }
 }
 
+/// When these credentials end, in seconds since 1970, where they tell.
+pub(crate) fn end_of(auth: &AuthInfo) -> Option<i64> {
+    match credential(auth) {
+        Credential::Certificate { ends, .. } => ends,
+        _ => None,
+    }
+}
+
 fn certificate(auth: &AuthInfo) -> Credential {
     let pem = match (&auth.client_certificate_data, &auth.client_certificate) {
         (Some(data), _) => base64::engine::general_purpose::STANDARD.decode(data).map_err(|error| error.to_string()),

@@ -7,6 +7,7 @@
 mod agent;
 mod asker;
 mod attaching;
+mod credential;
 mod datagrams;
 mod dialer;
 pub mod doctor;
@@ -283,6 +284,7 @@ impl Session {
         tokio::select! {
             ended = running::run(&mut child, watched) => ended,
             never = succession.run() => match never {},
+            never = credential::watch(&self.attacher.cluster, voice) => match never {},
             Err(error) = publishing => Err(error),
             // It ends only when the machine takes its sockets away; the command goes on without names.
             () = resolver => {

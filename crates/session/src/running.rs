@@ -36,7 +36,7 @@ pub(crate) async fn run(child: &mut Child, watched: Watched<'_>) -> Result<Ended
     let Watched { mut links, mut asked, status, voice } = watched;
     let pid = child.pid();
     let mut quitting = Quitting::default();
-    let mut lost_since: Option<Instant> = None;
+    let mut lost: Option<Loss> = None;
     loop {
         tokio::select! {
             ended = child.wait() => {
@@ -50,7 +50,7 @@ pub(crate) async fn run(child: &mut Child, watched: Watched<'_>) -> Result<Ended
                     child.signal(SIGTERM);
                 }
             },
-            Ok(()) = links.changed() => say_links(&links.borrow_and_update(), &mut lost_since, voice),
+            Ok(()) = links.changed() => say_links(&links.borrow_and_update(), &mut lost, voice),
         }
     }
 }
@@ -97,24 +97,73 @@ impl Quitting {
     }
 }
 
-/// A session that no longer works says so at once, and again when it does.
-fn say_links(states: &LinkStates, lost_since: &mut Option<Instant>, voice: &dyn Voice) {
+/// Told of one loss at most: reasons may hold figures that change.
+const REASONS: usize = 5;
+
+/// A time without any link.
+struct Loss {
+    since: Instant,
+    /// Why, each reason said once.
+    told: Vec<String>,
+}
+
+/// A session that no longer works says so at once, says what else keeps it from working, and when it does again.
+fn say_links(states: &LinkStates, lost: &mut Option<Loss>, voice: &dyn Voice) {
     // Without an agent there are no links, and what that means was said already.
     if states.is_empty() {
-        lost_since.get_or_insert_with(Instant::now);
+        lost.get_or_insert_with(|| Loss { since: Instant::now(), told: Vec::new() });
         return;
     }
-    let any_up = states.values().any(|s| s.up);
-    match (any_up, *lost_since) {
-        (false, None) => {
-            *lost_since = Some(Instant::now());
-            let why = states.values().find_map(|s| s.error.as_deref()).unwrap_or("no link is up");
+    if states.values().any(|s| s.up) {
+        if let Some(loss) = lost.take() {
+            voice.note(&format!("reached the cluster again after {:.1} s", loss.since.elapsed().as_secs_f32()));
+        }
+        return;
+    }
+    let why = states.values().find_map(|s| s.error.as_deref()).unwrap_or("no link is up");
+    match lost {
+        None => {
+            *lost = Some(Loss { since: Instant::now(), told: vec![why.to_owned()] });
             voice.note(&format!("lost the cluster: {why}; reconnecting, open connections wait"));
         }
-        (true, Some(since)) => {
-            *lost_since = None;
-            voice.note(&format!("reached the cluster again after {:.1} s", since.elapsed().as_secs_f32()));
+        Some(loss) if loss.told.len() < REASONS && !loss.told.iter().any(|told| told == why) => {
+            loss.told.push(why.to_owned());
+            voice.note(&format!("still no way to the cluster: {why}"));
         }
-        (false, Some(_)) | (true, None) => {}
+        Some(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::linking::LinkState;
+
+    #[derive(Default)]
+    struct Notes(Mutex<Vec<String>>);
+
+    impl Voice for Notes {
+        fn step(&self, _: &str) {}
+        fn ready(&self) {}
+        fn note(&self, what: &str) {
+            self.0.lock().expect("one thread").push(what.to_owned());
+        }
+    }
+
+    #[test]
+    fn a_loss_is_said_with_each_new_reason_once_and_so_is_its_end() {
+        let (voice, mut lost) = (Notes::default(), None);
+        let down = |why: &str| LinkStates::from([(0, LinkState { up: false, error: Some(why.to_owned()) })]);
+        let up = LinkStates::from([(0, LinkState { up: true, error: None })]);
+        for states in [&up, &down("reset"), &down("refused"), &down("reset"), &down("refused"), &up, &up] {
+            say_links(states, &mut lost, &voice);
+        }
+        let notes = voice.0.into_inner().expect("one thread");
+        assert_eq!(notes[0], "lost the cluster: reset; reconnecting, open connections wait");
+        assert_eq!(notes[1], "still no way to the cluster: refused");
+        assert!(notes[2].starts_with("reached the cluster again"));
+        assert_eq!(notes.len(), 3);
     }
 }

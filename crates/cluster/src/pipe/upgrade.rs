@@ -83,6 +83,9 @@ impl Cluster {
             return Ok(Upgraded { early: rest.freeze(), io });
         }
         read_body(&mut io, &head, &mut rest).await;
+        if head.status == 401 {
+            self.renew().await;
+        }
         Err(refusal(head.status, &rest, pod, request.right))
     }
 }
