@@ -3,6 +3,7 @@
 mod bytes;
 mod change;
 mod control;
+mod credentials;
 mod datagrams;
 mod doctor;
 mod egress;
@@ -10,6 +11,7 @@ mod end;
 mod environment;
 mod gather;
 mod hostile;
+mod images;
 mod input;
 mod languages;
 mod load;
@@ -73,12 +75,14 @@ pub(crate) fn all() -> Vec<Row> {
         control::ROWS,
         doctor::ROWS,
         gather::ROWS,
+        images::ROWS,
         hostile::ROWS,
         load::ROWS,
         servers::ROWS,
         input::ROWS,
         readme::ROWS,
         loss::ROWS,
+        credentials::ROWS,
         end::ROWS,
     ]
     .into_iter()

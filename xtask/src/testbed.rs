@@ -12,7 +12,7 @@ mod cleanup;
 mod control_plane;
 mod coredns;
 mod exec;
-mod gobuild;
+pub(crate) mod gobuild;
 mod machine;
 mod machine_init;
 mod net;

@@ -163,6 +163,50 @@ impl ImageBuilder {
 /// # Errors
 /// No image, images of different names, or the writer's.
 pub fn write_index(images: &[ImageBuilder], out: &mut impl Write) -> Result<(), Error> {
+    let (blobs, descriptor) = indexed(images)?;
+    write_archive(out, &blobs, descriptor)
+}
+
+/// What a registry keeps of images of one name: blobs, a manifest for each architecture, one index over them.
+#[derive(Debug)]
+pub struct Parts {
+    /// Layers and configs.
+    pub blobs: Vec<Blob>,
+    pub manifests: Vec<Blob>,
+    /// What the name stands for.
+    pub index: Blob,
+}
+
+/// Bytes that are known by their digest.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// `sha256:…`
+    pub digest: String,
+    pub media_type: String,
+    pub bytes: Vec<u8>,
+}
+
+/// The parts that [`write_index`] would write.
+///
+/// # Errors
+/// No image, or images of different names.
+pub fn parts(images: &[ImageBuilder]) -> Result<Parts, Error> {
+    let (blobs, index) = indexed(images)?;
+    let named = index["digest"].as_str().unwrap_or_default();
+    let all = blobs.0.into_iter().map(|(digest, (media_type, bytes))| Blob { digest, media_type, bytes });
+    let (mut parts, mut index) = ((Vec::new(), Vec::new()), None);
+    for blob in all {
+        match blob.media_type.as_str() {
+            INDEX if blob.digest == named => index = Some(blob),
+            MANIFEST => parts.1.push(blob),
+            _ => parts.0.push(blob),
+        }
+    }
+    Ok(Parts { blobs: parts.0, manifests: parts.1, index: index.ok_or(Error::Index)? })
+}
+
+/// The blobs of an index and its own descriptor.
+fn indexed(images: &[ImageBuilder]) -> Result<(Blobs, Value), Error> {
     let first = images.first().ok_or(Error::Index)?;
     if images.iter().any(|image| image.name != first.name) {
         return Err(Error::Index);
@@ -171,12 +215,12 @@ pub fn write_index(images: &[ImageBuilder], out: &mut impl Write) -> Result<(), 
     let manifests: Vec<_> = images.iter().map(|image| image.manifest(&mut blobs)).collect();
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
     let descriptor = blobs.add_json(INDEX, &index);
-    write_archive(out, &blobs, first.named(descriptor))
+    Ok((blobs, first.named(descriptor)))
 }
 
-/// Content by digest: one blob is written once, however often it is named.
+/// Media type and content by digest: one blob is written once, however often it is named.
 #[derive(Default)]
-struct Blobs(BTreeMap<String, Vec<u8>>);
+struct Blobs(BTreeMap<String, (String, Vec<u8>)>);
 
 impl Blobs {
     fn add_json(&mut self, media_type: &str, value: &Value) -> Value {
@@ -186,7 +230,7 @@ impl Blobs {
     fn add_bytes(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
         let digest = digest(&bytes);
         let descriptor = json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() });
-        self.0.insert(digest, bytes);
+        self.0.insert(digest, (media_type.to_owned(), bytes));
         descriptor
     }
 }
@@ -196,7 +240,7 @@ fn write_archive(out: &mut impl Write, blobs: &Blobs, descriptor: Value) -> Resu
     let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor] }).to_string();
     append(&mut builder, "oci-layout", json!({ "imageLayoutVersion": "1.0.0" }).to_string().as_bytes())?;
     append(&mut builder, "index.json", index.as_bytes())?;
-    for (digest, bytes) in &blobs.0 {
+    for (digest, (_, bytes)) in &blobs.0 {
         append(&mut builder, &format!("blobs/{}", digest.replace(':', "/")), bytes)?;
     }
     builder.finish()?;

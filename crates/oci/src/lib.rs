@@ -2,7 +2,7 @@
 //!
 //! What it does: layers from files or from an existing tar, an image config, manifests, one index for one or several
 //! architectures, all in one tar that `ctr images import`, `podman load`, `skopeo` and `docker load` read.
-//! What it does not: talk to registries, run anything, read Dockerfiles, build file systems.
+//! [`parts`] gives the same content to whoever pushes it. What it does not: talk to registries, run anything, read Dockerfiles, build file systems.
 //!
 //! Layers are plain tar unless [`Layer::gzip`] is asked for: import of a plain layer needs no inflating (a 120 MB layer
 //! costs 4-5 s of CPU to deflate and saves only disk), while an image that travels to other machines wants a third of
@@ -11,7 +11,7 @@
 mod archive;
 mod layer;
 
-pub use archive::{ImageBuilder, write_index};
+pub use archive::{Blob, ImageBuilder, Parts, parts, write_index};
 pub use layer::{File, Layer};
 
 /// Why an archive could not be written.

@@ -53,6 +53,11 @@ impl Lab {
         self.exec(&[], argv)
     }
 
+    /// A command of root on a node, with CONTAINERD_ADDRESS.
+    pub fn node<S: AsRef<OsStr>>(&self, node: &str, argv: impl IntoIterator<Item = S>) -> Command {
+        self.exec(&[&format!("--node={node}")], argv)
+    }
+
     fn exec<S: AsRef<OsStr>>(&self, flags: &[&str], argv: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.xtask);
         command.args(["testbed", "exec"]).args(flags).arg("--").args(argv).stdin(Stdio::null());

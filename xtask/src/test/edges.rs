@@ -8,13 +8,14 @@ use serde_json::Value;
 use crate::cargo::metadata;
 
 /// Who must not depend on what, directly or through others.
-const FORBIDDEN: [(&str, &[&str]); 11] = [
+const FORBIDDEN: [(&str, &[&str]); 12] = [
     ("wire", &["tokio", "kube", "cluster", "datagram", "link", "sandbox", "dns", "agent", "session", "oci", "rand"]),
     ("oci", &["tokio", "kube", "wire", "link", "cluster", "sandbox", "session"]),
     ("link", &["kube", "wire", "cluster", "sandbox", "dns", "session"]),
     ("sandbox", &["kube", "link", "wire", "cluster", "dns", "session", "rustls"]),
     ("datagram", &["kube", "link", "cluster", "sandbox", "session", "rustls"]),
     ("dns", &["kube", "link", "wire", "cluster", "sandbox", "session", "rustls"]),
+    ("registry", &["kube", "link", "wire", "cluster", "sandbox", "session"]),
     ("cluster", &["link", "sandbox", "session"]),
     // The agent can do nothing but be an agent: no client of the API server is in it.
     ("stead-agent", &["kube", "cluster", "sandbox", "session", "clap"]),

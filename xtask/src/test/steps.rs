@@ -9,6 +9,7 @@ use crate::arena::{Arena, Found, own_command};
 use crate::cargo::{cargo, metadata, target_dir};
 use crate::test::tally::{Tally, run, run_with_lines};
 use crate::test::{Args, edges};
+use crate::testbed::gobuild::REGISTRY;
 use crate::{cache, shell};
 
 /// Formatting, lints, licences, dependency edges.
@@ -139,6 +140,7 @@ fn rows(arena: &Arena, args: &Args) -> Result<(usize, usize)> {
         .env("STEAD_TESTAPP", &arena.testapp)
         .env("STEAD_TESTAPP_IMAGE", &arena.testapp_image)
         .env("STEAD_AGENT_IMAGE", &arena.agent_image)
+        .env("STEAD_REGISTRY", REGISTRY.program()?)
         .env("STEAD_CLIENTS", target_dir()?.join("clients"));
     let done = run(&mut command);
     let text = std::fs::read_to_string(results.path())?;

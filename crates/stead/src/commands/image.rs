@@ -1,4 +1,5 @@
 mod load;
+mod push;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Write as _};
@@ -33,6 +34,7 @@ pub(crate) struct Args {
 enum Verb {
     Save(SaveArgs),
     Load(load::Args),
+    Push(push::Args),
 }
 
 /// Write the agent's image as an OCI archive
@@ -53,6 +55,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let (done, format) = match &args.verb {
         Verb::Save(args) => (carried().and_then(|()| save(args)), args.output.output),
         Verb::Load(args) => (carried().and_then(|()| load::run(args)), args.output.output),
+        Verb::Push(args) => (carried().and_then(|()| push::run(args)), args.output.output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -90,15 +93,18 @@ fn write_file(args: &SaveArgs) -> io::Result<()> {
     written
 }
 
-/// One layer with one file. Gzip, since the archive is made to travel: a third of the size.
-fn write(name: &str, out: &mut impl io::Write) -> io::Result<()> {
+/// One layer with one file. Gzip, since it is made to travel: a third of the size.
+fn image(name: &str) -> io::Result<ImageBuilder> {
     let mut agent = Vec::new();
     GzDecoder::new(AGENT).read_to_end(&mut agent)?;
     let layer = Layer::from_files([oci::File::new("stead-agent", 0o755, agent)]).and_then(Layer::gzip);
-    let image = ImageBuilder::new(cluster::normalized(name))
+    Ok(ImageBuilder::new(name)
         .arch(ARCH)
         .label("org.opencontainers.image.version", wire::RELEASE)
         .entrypoint(["/stead-agent"])
-        .layer(layer.map_err(io::Error::other)?);
-    image.write(out).map_err(io::Error::other)
+        .layer(layer.map_err(io::Error::other)?))
+}
+
+fn write(name: &str, out: &mut impl io::Write) -> io::Result<()> {
+    image(&cluster::normalized(name))?.write(out).map_err(io::Error::other)
 }
