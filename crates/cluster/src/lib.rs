@@ -42,7 +42,7 @@ pub use pipe::{Pipe, Rung};
 pub use place::{AgentContainer, Progress, RELEASE, placement};
 pub use ranges::Ranges;
 pub use ready::Target;
-pub use rights::{EPHEMERAL, NEEDS, Need};
+pub use rights::{ATTACH, EPHEMERAL, NEEDS, Need};
 pub use role::role_yaml;
 pub use stand_in::StandIn;
 pub use workload::{Workload, WorkloadKind};

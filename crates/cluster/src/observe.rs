@@ -96,8 +96,21 @@ impl Cluster {
             Ok(Ok(log)) if !log.trim().is_empty() => error.because(log.trim().replace('\n', " / ")),
             _ => error,
         };
-        error.hint(format!("`kubectl logs {} -c {}` shows its messages; run the command again", agent.pod, agent.name))
+        let hint = what_now(agent, &error.to_string());
+        error.hint(hint)
     }
+}
+
+/// The next step after an agent's end.
+fn what_now(agent: &AgentContainer, end: &str) -> String {
+    if end.contains("exec format error") {
+        return format!(
+            "the image {} is for another architecture than the pod's node (`kubectl get nodes -L kubernetes.io/arch`): bring \
+             one with the node's there, by `stead image load` or `stead image push`",
+            agent.image
+        );
+    }
+    format!("`kubectl logs {} -c {}` shows its messages; run the command again", agent.pod, agent.name)
 }
 
 struct Observer<'a> {
@@ -311,6 +324,13 @@ mod tests {
         let error = observer.lost_patience().expect("trouble");
         assert_eq!(error.kind().exit_code(), 68);
         assert!(error.to_string().ends_with("no such host"), "{error}");
+    }
+
+    #[test]
+    fn an_image_of_another_architecture_is_told_as_such() {
+        let end = "the agent has ended: StartError: exec /stead-agent: exec format error";
+        assert!(what_now(&agent(false), end).contains("is for another architecture"));
+        assert!(what_now(&agent(false), "the agent has ended: Error, exit code 70").contains("kubectl logs"));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::time::Duration;
 use futures::join;
 use http::Request;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::Cluster;
+use crate::ready::addresses;
 
 /// For each source; what has not come then is left out.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,17 +30,17 @@ pub struct Ranges {
     pub pods: Vec<IpNet>,
     /// Addresses of Services of this namespace and of the API server's own Service.
     pub service_ips: Vec<IpAddr>,
+    /// Addresses of this namespace's pods, where their range is not known.
+    pub pod_ips: Vec<IpAddr>,
 }
 
 impl Cluster {
     /// What the user's rights tell about the cluster's ranges, within a second; never fails.
     pub async fn ranges(&self) -> Ranges {
-        let (services, pods, mut service_ips, api_server) =
-            join!(self.service_cidrs(), self.pod_cidrs(), self.service_ips(), self.api_server_ips());
+        let (services, (pods, pod_ips), mut service_ips, api_server) =
+            join!(self.service_cidrs(), self.pods_or_their_ranges(), self.service_ips(), self.api_server_ips());
         service_ips.extend(api_server);
-        service_ips.sort();
-        service_ips.dedup();
-        Ranges { services, pods, service_ips }
+        Ranges { services, pods, service_ips: each_once(service_ips), pod_ips: each_once(pod_ips) }
     }
 
     async fn service_cidrs(&self) -> Vec<IpNet> {
@@ -67,6 +68,18 @@ impl Cluster {
         list.iter().flat_map(|list| &list.items).flat_map(cluster_ips).collect()
     }
 
+    /// Where the nodes may be asked, nobody needs to know each pod: these are many, and large to list.
+    async fn pods_or_their_ranges(&self) -> (Vec<IpNet>, Vec<IpAddr>) {
+        let ranges = self.pod_cidrs().await;
+        if !ranges.is_empty() {
+            return (ranges, Vec::new());
+        }
+        let list = best_effort(self.api::<Pod>().list(&ListParams::default().limit(LISTED))).await;
+        let own_network = |pod: &&Pod| pod.spec.as_ref().is_none_or(|spec| spec.host_network != Some(true));
+        let pods = list.iter().flat_map(|list| &list.items).filter(own_network);
+        (ranges, pods.flat_map(addresses).collect())
+    }
+
     async fn api_server_ips(&self) -> Vec<IpAddr> {
         let services = Api::<Service>::namespaced(self.client().clone(), "default");
         best_effort(services.get("kubernetes")).await.iter().flat_map(cluster_ips).collect()
@@ -82,6 +95,12 @@ async fn best_effort<T>(asking: impl Future<Output = kube::Result<T>>) -> Option
         }
         Err(_) => None,
     }
+}
+
+fn each_once(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }
 
 /// None for headless Services ("None").

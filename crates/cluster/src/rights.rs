@@ -10,7 +10,7 @@ use kube::Api;
 use kube::api::PostParams;
 
 use crate::Cluster;
-use crate::error::{Error, Right};
+use crate::error::{Error, Kind, Right};
 
 /// One right: a verb on a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub const NEEDS: &[Need] = &[
         "see an agent start and a pod end",
         "a start that fails and a pod that goes are seen late",
     ),
-    core("get", "pods", "attach", "be admitted by an agent", NO_ADMISSION),
+    ATTACH,
     core("create", "pods", "attach", "be admitted by an agent (Kubernetes 1.35 and later)", NO_ADMISSION),
     EPHEMERAL,
     namespaced("create", "batch", "jobs", "", "make a stand-in", NO_STAND_IN),
@@ -71,7 +71,6 @@ pub const NEEDS: &[Need] = &[
         "any ready pod of it may be taken while it is rolled out",
     ),
     core("list", "services", "", "know the addresses of Services", FEWER_RANGES),
-    namespaced("list", "discovery.k8s.io", "endpointslices", "", "know the addresses of pods", FEWER_RANGES),
     core(
         "list",
         "events",
@@ -83,6 +82,9 @@ pub const NEEDS: &[Need] = &[
     cluster_wide("list", "", "nodes", "know the ranges of pods", FEWER_RANGES),
     cluster_wide("list", "networking.k8s.io", "servicecidrs", "know the ranges of Services", FEWER_RANGES),
 ];
+
+/// Without it nothing works, whichever way is taken.
+pub const ATTACH: Need = core("get", "pods", "attach", "be admitted by an agent", NO_ADMISSION);
 
 /// The one right that the default roles `edit` and `admin` lack.
 pub const EPHEMERAL: Need = core(
@@ -167,6 +169,20 @@ pub(crate) fn role(group: &str, resource: &str, verbs: &[&str]) -> String {
 }
 
 impl Cluster {
+    /// Fails when the API server says that the user does not have this right; when it does not say, whoever needs it will.
+    pub async fn require(&self, need: &Need) -> Result<(), Error> {
+        match self.may(need).await {
+            Ok(false) => {
+                let hint =
+                    format!("needed to {}; an admin adds it to the role edit by:\n{}", need.purpose, need.role());
+                let error =
+                    Error::new(Kind::MissingRight, format!("no right to {need} in namespace {}", self.namespace()));
+                Err(error.because(need.lost_without).hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the user has this right, in the session's namespace. Everybody may ask (`system:basic-user`).
     pub async fn may(&self, need: &Need) -> Result<bool, Error> {
         let attributes = ResourceAttributes {

@@ -4,12 +4,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cluster::{AgentContainer, Cluster, Progress, Ranges, Rung, Target, Workload};
+use cluster::{ATTACH, AgentContainer, Cluster, EPHEMERAL, NEEDS, Progress, Ranges, Rung, Target, Workload};
 use link::tls::Identity;
 use link::{Config, Endpoint, Role};
 use tokio::time::{sleep, timeout};
 use wire::{Admit, Admitted, RELEASE, SessionId};
 
+use crate::explain::{Known, explain};
 use crate::linking::{Destination, Dial, RungChoice};
 use crate::{Error, Options, Voice};
 
@@ -41,6 +42,8 @@ pub(crate) struct Entered {
     pub(crate) admitted: Admitted,
     /// Where the agent looks into a workload's pod.
     pub(crate) target: Option<Target>,
+    /// Why a stand-in serves and not an agent in the workload's pod.
+    instead: Option<String>,
 }
 
 /// The stand-in that the session has made, from before its Job is asked for: it must not stay when the session does not
@@ -81,13 +84,13 @@ pub(crate) async fn attach(
         let cluster = cluster.clone();
         async move { cluster.ranges().await }
     });
-    let workload = match &options.workload {
-        Some(name) => {
-            voice.step(&format!("looking for {name} in namespace {}", cluster.namespace()));
-            Some(cluster.workload(name).await?)
-        }
-        None => None,
+    let finding = async {
+        let Some(name) = &options.workload else { return Ok(None) };
+        voice.step(&format!("looking for {name} in namespace {}", cluster.namespace()));
+        cluster.workload(name).await.map(Some)
     };
+    // Before anything is touched.
+    let (workload, ()) = futures::try_join!(finding, cluster.require(&ATTACH))?;
     let identity =
         Identity::generate().map_err(|e| Error::Link { pod: "of the session".to_owned(), cause: e.to_string() })?;
     let attacher = Attacher {
@@ -112,28 +115,26 @@ impl Attacher {
     /// By the first placement that serves.
     async fn enter(&self, voice: &dyn Voice) -> Result<Entered, Error> {
         let report = |progress| voice.step(&in_words(&progress));
-        let Some(workload) = &self.workload else { return self.enter_stand_in(voice).await };
+        let Some(workload) = &self.workload else { return self.enter_stand_in(None, voice).await };
         let target = self.cluster.ready_pod(workload, self.container.as_deref(), None).await?;
         match self.cluster.enter(&target, &self.image, &self.admission(), &report).await {
-            Ok((agent, admitted)) => Ok(Entered { agent, admitted, target: Some(target) }),
-            Err(error) if error.refuses_ephemeral() => {
-                voice.note(&format!("{error}: a stand-in pod serves instead"));
-                self.enter_stand_in(voice).await
-            }
+            Ok((agent, admitted)) => Ok(Entered { agent, admitted, target: Some(target), instead: None }),
+            Err(error) if error.refuses_ephemeral() => self.enter_stand_in(Some(in_short(&error)), voice).await,
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn enter_stand_in(&self, voice: &dyn Voice) -> Result<Entered, Error> {
+    /// `instead`: why none of the workload's pods serves.
+    async fn enter_stand_in(&self, instead: Option<String>, voice: &dyn Voice) -> Result<Entered, Error> {
         let report = |progress| voice.step(&in_words(&progress));
         let (workload, container) = (self.workload.as_ref(), self.container.as_deref());
         let plan = self.cluster.stand_in(workload, container, &self.id.to_string(), &self.image).await?;
-        if let Some(workload) = workload {
-            voice.note(&lacking(workload, &plan.left_out));
+        if let (Some(workload), Some(why)) = (workload, &instead) {
+            voice.note(&format!("{why}: {}", in_its_place(workload, &plan.left_out)));
         }
         self.made.note(&self.cluster, &plan.name);
         let (agent, admitted) = self.cluster.enter_stand_in(&plan, &self.image, &self.admission(), &report).await?;
-        Ok(Entered { agent, admitted, target: None })
+        Ok(Entered { agent, admitted, target: None, instead })
     }
 
     /// Another agent in the place of `gone`: in its pod where that is ready, else in another ready one, whenever there is
@@ -154,14 +155,27 @@ impl Attacher {
     async fn try_again(&self, gone: &AgentContainer, voice: &dyn Voice) -> Result<Entered, Error> {
         let Some(workload) = self.workload.as_ref().filter(|_| gone.job.is_none()) else {
             self.made.remove().await;
-            return self.enter_stand_in(voice).await;
+            return self.enter_stand_in(None, voice).await;
         };
         let (wanted, preferred) = (self.container.as_deref(), Some(gone.pod_uid.as_str()));
         let waiting = |what: &str| voice.step(what);
         let (_, target) = self.cluster.await_ready_pod(workload, wanted, preferred, waiting).await;
         let report = |progress| voice.step(&in_words(&progress));
         let (agent, admitted) = self.cluster.enter(&target, &self.image, &self.admission(), &report).await?;
-        Ok(Entered { agent, admitted, target: Some(target) })
+        Ok(Entered { agent, admitted, target: Some(target), instead: None })
+    }
+
+    /// How the session reaches the cluster, and why so.
+    pub(crate) async fn explain(&self, entered: &Entered, ranges: &Ranges) -> String {
+        let asked = NEEDS.iter().map(|need| async move { (need, self.cluster.may(need).await.ok()) });
+        let rights = futures::future::join_all(asked).await;
+        explain(&Known {
+            namespace: self.cluster.namespace(),
+            agent: &entered.agent,
+            instead: entered.instead.as_deref(),
+            rights: &rights,
+            ranges,
+        })
     }
 
     /// Asks an agent to admit the session again. Its answer says whether it still knew it.
@@ -193,14 +207,23 @@ impl Attacher {
     }
 }
 
-/// What the session lacks for having a stand-in.
-fn lacking(workload: &Workload, left_out: &[String]) -> String {
-    let without = "it has the environment, volumes and service account of the workload's pods, but not their processes, \
-                   localhost and addresses";
-    if left_out.is_empty() {
-        return format!("stand-in for {workload}: {without}");
+fn in_short(refusal: &cluster::Error) -> String {
+    match refusal.kind() {
+        cluster::Kind::MissingRight => format!("no right to {EPHEMERAL} (--explain shows who gives it)"),
+        _ => refusal.to_string(),
     }
-    format!("stand-in for {workload}: {without}, and is without {}", left_out.join(", "))
+}
+
+/// What serves in the place of the workload's pods, and what the session lacks by it.
+fn in_its_place(workload: &Workload, left_out: &[String]) -> String {
+    let mut text = format!(
+        "a stand-in pod serves for {workload}, with the environment, volumes and service account of its pods, without their \
+         processes, localhost and addresses"
+    );
+    if !left_out.is_empty() {
+        text += &format!("; left out: {}", left_out.join(", "));
+    }
+    text
 }
 
 fn in_words(progress: &Progress) -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use wire::{Description, EnvEntry};
@@ -131,6 +132,12 @@ pub(crate) fn values(container: &Description) -> impl Iterator<Item = &str> {
     entries.filter_map(|entry| std::str::from_utf8(&entry.value).ok())
 }
 
+/// Addresses of Services, as the kubelet puts those of the namespace into every container.
+pub(crate) fn service_hosts(container: &Description) -> impl Iterator<Item = IpAddr> {
+    let hosts = container.kubelet_env.iter().filter(|it| it.name.ends_with(b"_SERVICE_HOST"));
+    hosts.filter_map(|it| std::str::from_utf8(&it.value).ok()?.parse().ok())
+}
+
 /// What the command gets beside the machine's environment, by name: what the container has (its live process before what
 /// the kubelet resolved), over it `ours` (`STEAD_…`).
 pub(crate) fn of_the_pod(
@@ -225,5 +232,19 @@ mod tests {
     #[test]
     fn names_and_values_that_no_process_could_have_are_left_out() {
         assert_eq!(compose_text(&[], &[("", "x"), ("A=B", "x"), ("C", "x\0y")], &[]), ["STEAD_POD=web-1"]);
+    }
+
+    #[test]
+    fn addresses_of_services_are_known_by_the_kubelets_variables() {
+        let entry = |name: &str, value: &str| EnvEntry { name: name.into(), value: value.into() };
+        let kubelet_env = vec![
+            entry("DB_SERVICE_HOST", "10.96.3.4"),
+            entry("DB_SERVICE_PORT", "5432"),
+            entry("HOME_SERVICE_HOST", "not an address"),
+            entry("KUBERNETES_SERVICE_HOST", "fd00:96::1"),
+        ];
+        let description = Description { kubelet_env, ..Description::default() };
+        let found: Vec<String> = service_hosts(&description).map(|ip| ip.to_string()).collect();
+        assert_eq!(found, ["10.96.3.4", "fd00:96::1"]);
     }
 }

@@ -15,6 +15,7 @@ pub mod egress;
 mod env_file;
 mod environment;
 mod error;
+mod explain;
 mod linking;
 mod localhost;
 mod machine;
@@ -92,6 +93,8 @@ pub struct Options {
     pub strict_ports: bool,
     /// Links of the session: the first for interactive flows, the others for bulk.
     pub links: u32,
+    /// Say how the session reaches the cluster, and why so.
+    pub explain: bool,
     /// Program and arguments.
     pub command: Vec<OsString>,
 }
@@ -236,7 +239,10 @@ impl Session {
         voice: &dyn Voice,
     ) -> Result<Session, Error> {
         let (attacher, entered, ranges) = attaching::attach(id, options, made.clone(), voice).await?;
-        let Entered { target, agent: first, admitted } = entered;
+        if options.explain {
+            voice.note(&attacher.explain(&entered, &ranges).await);
+        }
+        let Entered { target, agent: first, admitted, .. } = entered;
         voice.step(&format!("opening {} links to pod {}", options.links, first.pod));
         dialer::write(&traffic.router).know(all_ranges(&ranges));
         for (network, range) in dialer::read(&traffic.router).shared_networks() {
@@ -254,6 +260,8 @@ impl Session {
         traffic.outbound.serve(agent);
         voice.step(&format!("reading the environment of container {}", first.target));
         let description = describe(&traffic.outbound, container_id, &first.pod).await?;
+        let hosts = environment::service_hosts(&description).map(IpNet::from);
+        dialer::write(&traffic.router).know(all_ranges(&ranges).into_iter().chain(hosts).collect());
         dialer::write(&traffic.router).also(egress::link_local_addresses(environment::values(&description)));
         Ok(Session { id, since: Instant::now(), attacher, first, description, traffic, states, made })
     }
@@ -458,7 +466,7 @@ async fn describe(outbound: &Outbound, container_id: &str, pod: &str) -> Result<
 }
 
 fn all_ranges(ranges: &cluster::Ranges) -> Vec<IpNet> {
-    let single = ranges.service_ips.iter().map(|&ip| IpNet::from(ip));
+    let single = ranges.service_ips.iter().chain(&ranges.pod_ips).map(|&ip| IpNet::from(ip));
     ranges.services.iter().chain(&ranges.pods).copied().chain(single).collect()
 }
 

@@ -146,7 +146,7 @@ impl Succession<'_> {
         let mut next = std::pin::pin!(next);
         let mut states = before.states.clone();
         let unlinked = states.wait_for(|states| !states.values().any(|state| state.up));
-        let Entered { target, agent, admitted } = tokio::select! {
+        let Entered { target, agent, admitted, .. } = tokio::select! {
             entered = &mut next => entered,
             _ = unlinked => {
                 self.interrupt(why);

@@ -53,6 +53,10 @@ pub(crate) struct SessionArgs {
     /// End the agent with its last session, as --park 0s
     #[arg(long, conflicts_with = "park")]
     no_park: bool,
+    /// Say which placements of the agent were considered, which was taken and why, which rights are missing (with the role that
+    /// gives them), and which addresses of the cluster are known from where
+    #[arg(long)]
+    explain: bool,
     /// End the session when a port that the command listens on is taken on this machine, instead of taking the next free one
     #[arg(long)]
     strict_ports: bool,
@@ -238,6 +242,7 @@ fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failur
         strict_ports: args.strict_ports,
         rung: args.rung.into(),
         links: args.links,
+        explain: args.explain,
         command,
     };
     let id = session::new_id();
