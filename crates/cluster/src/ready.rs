@@ -239,11 +239,12 @@ fn enter(pod: Pod, wanted: Option<&str>) -> Result<Target, Error> {
             .hint(format!("`kubectl describe pod {name}` tells more")));
     };
     let id = running.container_id.as_deref().unwrap_or_default();
+    let ips = addresses(&pod);
     Ok(Target {
         namespace: pod.namespace().unwrap_or_default(),
         pod: name,
         uid: pod.uid().unwrap_or_default(),
-        ips: pod_ips(&pod),
+        ips,
         node: spec.node_name.clone().unwrap_or_default(),
         container: container.name.clone(),
         container_id: id.split_once("://").map_or(id, |(_, id)| id).to_owned(),
@@ -252,15 +253,11 @@ fn enter(pod: Pod, wanted: Option<&str>) -> Result<Target, Error> {
     })
 }
 
-/// The pod's addresses, the primary one first; empty until its kubelet told them.
-pub(crate) fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
+/// All addresses of the pod, the primary one first.
+pub(crate) fn addresses(pod: &Pod) -> Vec<IpAddr> {
     let Some(status) = &pod.status else { return Vec::new() };
-    let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
-    let mut ips: Vec<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
-    if ips.is_empty() {
-        ips.extend(status.pod_ip.as_ref().and_then(|ip| ip.parse::<IpAddr>().ok()));
-    }
-    ips
+    let all: Vec<IpAddr> = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+    if all.is_empty() { status.pod_ip.iter().filter_map(|ip| ip.parse().ok()).collect() } else { all }
 }
 
 fn no_container(pod: &str, spec: &PodSpec, wanted: &str) -> Error {

@@ -23,7 +23,7 @@ use wire::{Admit, Admitted};
 use crate::admit::{Report, START_TIMEOUT};
 use crate::error::{Error, Kind, Right, is_rbac};
 use crate::place::{AgentContainer, Progress};
-use crate::ready::pod_ips;
+use crate::ready::addresses;
 use crate::{Cluster, Workload, near};
 
 pub(crate) use manifest::Template;
@@ -115,10 +115,10 @@ impl Cluster {
             namespace: self.namespace().to_owned(),
             pod: pod.name_any(),
             pod_uid: pod.uid().unwrap_or_default(),
-            pod_ips: Vec::new(),
             name: AGENT.to_owned(),
             image: image.to_owned(),
             target: plan.target.clone(),
+            pod_ips: Vec::new(),
             reused: false,
             job: Some(plan.name.clone()),
         };
@@ -129,7 +129,8 @@ impl Cluster {
         let parameters = PatchParams::default();
         let doing = format!("let the stand-in {} live as long as the session", plan.name);
         let freed = self.ask(doing, JOBS, jobs.patch(&plan.name, &parameters, &patch));
-        (_, agent.pod_ips) = futures::try_join!(freed, self.addresses(&agent.pod))?;
+        let (_, addresses) = futures::try_join!(freed, self.addressed(&agent.pod))?;
+        agent.pod_ips = addresses;
         Ok((agent, admitted))
     }
 
@@ -174,16 +175,17 @@ impl Cluster {
             .hint(format!("`kubectl describe job {job}` would show why; the cluster's Job controller may not run")))
     }
 
-    /// Waits until the API server knows the pod's addresses, which its kubelet tells up to a second after the start: without
-    /// them, no pipe can be opened.
-    async fn addresses(&self, pod: &str) -> Result<Vec<IpAddr>, Error> {
+    /// The pod's addresses, once the API server knows them, which its kubelet tells up to a second after the start: without
+    /// it, no pipe can be opened.
+    async fn addressed(&self, pod: &str) -> Result<Vec<IpAddr>, Error> {
         let fields = format!("metadata.name={pod}");
         let watched = WatchParams::default().fields(&fields);
         let listed = ListParams::default().fields(&fields);
         let since = Instant::now();
         while since.elapsed() < POD_TIMEOUT {
-            if let Some(pod) = self.pod_that(&watched, &listed, |pod| !pod_ips(pod).is_empty()).await {
-                return Ok(pod_ips(&pod));
+            let found = self.pod_that(&watched, &listed, |pod| !addresses(pod).is_empty()).await;
+            if let Some(pod) = found {
+                return Ok(addresses(&pod));
             }
         }
         Err(Error::new(Kind::AgentStart, format!("the pod {pod} got no address within {} s", POD_TIMEOUT.as_secs()))
