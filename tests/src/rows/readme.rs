@@ -1,4 +1,4 @@
-//! The README's commands work as they stand there.
+//! The README's and the user guide's commands work as they stand there.
 
 use std::path::{Path, PathBuf};
 
@@ -9,23 +9,27 @@ use testkit::shop;
 use super::{Row, row};
 use crate::world::World;
 
-pub(super) const ROWS: &[Row] =
-    &[row("DOC", "every fenced sh block of README.md succeeds for the unprivileged user", blocks)];
+pub(super) const ROWS: &[Row] = &[
+    row("DOC", "every fenced sh block of README.md succeeds for the unprivileged user", blocks),
+    row("DOC", "every command of the user guide prints what the guide shows", guide),
+];
 
 /// `cargo xtask` is the build that runs already, as the user may not build where it was built; its `test` is what asks.
 const CARGO: &str = "#!/bin/sh\n[ \"$1 $2\" = 'xtask test' ] && exit\n[ \"$1\" = xtask ] && shift && exec \"$STEAD_XTASK\" \"$@\"\nexit 64\n";
 
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
 fn blocks(world: &World) -> anyhow::Result<()> {
-    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let root = root();
     let text = std::fs::read_to_string(root.join("README.md")).context("there is no README.md")?;
-    let blocks = fenced(&text);
+    let blocks = fenced(&text, "sh");
     ensure!(!blocks.is_empty(), "README.md has no ```sh block");
     let shop = Shop::open(world)?;
     let tools = tools()?;
     for (line, block) in blocks {
-        let stead = PathBuf::from(world.stead());
-        let bin = stead.parent().context("stead lies in a directory")?.display();
-        let script = format!("set -eu\nexport PATH={}:{bin}:$PATH\n{block}", tools.path().display());
+        let script = format!("set -eu\nexport PATH={}:{}:$PATH\n{block}", tools.path().display(), bin(world)?);
         let mut command = world.lab().user(["bash", "-c", &script]);
         command.current_dir(&root).env("STEAD_AGENT_IMAGE", world.agent_image());
         let output = command.output()?;
@@ -33,6 +37,85 @@ fn blocks(world: &World) -> anyhow::Result<()> {
         ensure!(output.status.success(), "the block at line {line} ended with {}:\n{block}\n{said}", output.status);
     }
     shop.close()
+}
+
+/// Where `stead` lies.
+fn bin(world: &World) -> anyhow::Result<String> {
+    let stead = PathBuf::from(world.stead());
+    Ok(stead.parent().context("stead lies in a directory")?.display().to_string())
+}
+
+/// Each page in a directory of its own, in which its commands may write.
+fn guide(world: &World) -> anyhow::Result<()> {
+    let shop = Shop::open(world)?;
+    let mut pages: Vec<PathBuf> =
+        std::fs::read_dir(root().join("docs/guide"))?.map(|page| Ok(page?.path())).collect::<anyhow::Result<_>>()?;
+    pages.sort();
+    // Later ones find an agent there, and say nothing of a slow start.
+    world.run("deploy/web").flags(&["-n", "default", "--park", "10m"]).stdout(&["true"])?;
+    let (mut wrong, mut run) = (Vec::new(), 0);
+    for page in pages {
+        let dir = tempfile::tempdir()?;
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        let text = std::fs::read_to_string(&page)?;
+        for (line, command, shown) in fenced(&text, "console").iter().flat_map(|(line, block)| commands(*line, block)) {
+            run += 1;
+            // The terminal shows both.
+            let script =
+                format!("exec 2>&1\nexport PATH={}:$PATH\ncd {}\n{command}", bin(world)?, dir.path().display());
+            let mut bash = world.lab().user(["bash", "-c", &script]);
+            let output = bash.env("STEAD_AGENT_IMAGE", world.agent_image()).output()?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            // What is not shown only must succeed; the exit code is shown where it matters.
+            let fails = shown.is_empty() && !output.status.success();
+            if fails || (!shown.is_empty() && !matches(&shown, &said)) {
+                let name = page.file_name().unwrap_or_default().display();
+                wrong.push(format!("{name}:{line}: $ {command}\n{said}\nand not\n{shown}"));
+            }
+        }
+    }
+    ensure!(run > 20, "only {run} commands are in the guide");
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    shop.close()
+}
+
+/// The commands of a console block, each with its line number and what is shown below it.
+fn commands(first: usize, block: &str) -> Vec<(usize, String, String)> {
+    let mut found: Vec<(usize, String, String)> = Vec::new();
+    for (number, line) in block.lines().enumerate() {
+        match (line.strip_prefix("$ "), found.last_mut()) {
+            (Some(command), _) => found.push((first + number, command.to_owned(), String::new())),
+            (None, Some((.., shown))) => {
+                shown.push_str(line);
+                shown.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    found
+}
+
+/// Whether `said` is what is shown: `...` stands for any text of a line, on a line of its own for any lines.
+fn matches(shown: &str, said: &str) -> bool {
+    fn lines(shown: &[&str], said: &[&str]) -> bool {
+        match (shown.split_first(), said.split_first()) {
+            (None, None) => true,
+            (Some((&"...", rest)), None) => lines(rest, said),
+            (Some((&"...", rest)), Some((_, later))) => lines(rest, said) || lines(shown, later),
+            (Some((first, rest)), Some((line, later))) => one(first, line) && lines(rest, later),
+            _ => false,
+        }
+    }
+    fn one(shown: &str, line: &str) -> bool {
+        match shown.split_once("...") {
+            None => shown == line,
+            Some((before, after)) => line.strip_prefix(before).is_some_and(|rest| {
+                rest.char_indices().map(|(at, _)| at).chain([rest.len()]).any(|at| one(after, &rest[at..]))
+            }),
+        }
+    }
+    let split = |text| -> Vec<&str> { str::lines(text).map(str::trim_end).collect() };
+    lines(&split(shown), &split(said))
 }
 
 fn tools() -> anyhow::Result<tempfile::TempDir> {
@@ -89,13 +172,13 @@ impl Drop for Shop<'_> {
     }
 }
 
-/// Blocks that are fenced as `sh`, with their line numbers.
-fn fenced(text: &str) -> Vec<(usize, String)> {
+/// Blocks that are fenced as this language, with their line numbers.
+fn fenced(text: &str, language: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(usize, String)> = None;
     for (number, line) in text.lines().enumerate() {
         match (&mut open, line.trim_end()) {
-            (None, "```sh") => open = Some((number + 2, String::new())),
+            (None, fence) if fence.strip_prefix("```") == Some(language) => open = Some((number + 2, String::new())),
             (Some(_), "```") => blocks.extend(open.take()),
             (Some((_, block)), line) => {
                 block.push_str(line);
@@ -109,11 +192,28 @@ fn fenced(text: &str) -> Vec<(usize, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::fenced;
+    use super::{commands, fenced, matches};
 
     #[test]
     fn only_sh_blocks_are_taken() {
         let text = "a\n```sh\none\ntwo\n```\n```text\nthree\n```\n";
-        assert_eq!(fenced(text), [(3, "one\ntwo\n".to_owned())]);
+        assert_eq!(fenced(text, "sh"), [(3, "one\ntwo\n".to_owned())]);
+    }
+
+    #[test]
+    fn a_console_block_is_commands_and_what_they_print() {
+        let found = commands(7, "$ one\n$ two; echo $?\na\nb\n");
+        assert_eq!(found, [(7, "one".into(), String::new()), (8, "two; echo $?".into(), "a\nb\n".into())]);
+    }
+
+    #[test]
+    fn dots_stand_for_any_text_and_any_lines() {
+        assert!(matches("a ... c\n...\nz\n", "a b c\n1\n2\nz\n") && matches("...\nz", "z") && matches("a\n...", "a"));
+        assert!(
+            !matches("a ... c", "a b d")
+                && !matches("a\n...\nz", "a\nb\n")
+                && !matches("a", "a\nb")
+                && !matches("a\nb", "a")
+        );
     }
 }

@@ -7,7 +7,7 @@ use super::{Area, Finding, Verdict};
 /// Without one of these nothing of a session works, whichever way is taken.
 const VITAL: [&str; 2] = ["get pods", "get pods/attach"];
 
-const ROLE: &str = "an admin adds it to the role edit: `stead doctor --yaml | kubectl apply -f -`; without the role edit: \
+const ROLE: &str = "an admin adds all of these to the role edit by `stead doctor --yaml | kubectl apply -f -`, and gives that role by \
                     `kubectl create rolebinding NAME --clusterrole=edit --user=USER`";
 
 pub(super) async fn findings(cluster: &Cluster) -> Vec<Finding> {

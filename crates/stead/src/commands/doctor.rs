@@ -65,17 +65,19 @@ fn text(report: &Report) -> String {
     let widest = report.findings.iter().map(|finding| finding.check.chars().count()).max().unwrap_or(0);
     let mut lines = Vec::new();
     let mut area = None;
-    for finding in &report.findings {
+    for (at, finding) in report.findings.iter().enumerate() {
         if area.replace(finding.area) != Some(finding.area) {
             lines.push(title(finding.area).to_owned());
         }
-        lines.extend(in_lines(finding, widest));
+        // One fix for many is shown below the last of them.
+        let is_last = !report.findings[at + 1..].iter().any(|later| later.fix == finding.fix);
+        lines.extend(in_lines(finding, widest, is_last));
     }
     lines.push(summary(report));
     lines.join("\n") + "\n"
 }
 
-fn in_lines(finding: &Finding, widest: usize) -> Vec<String> {
+fn in_lines(finding: &Finding, widest: usize, with_fix: bool) -> Vec<String> {
     let mark = match finding.verdict {
         Verdict::Ok => "ok",
         Verdict::Warn => "WARN",
@@ -84,7 +86,7 @@ fn in_lines(finding: &Finding, widest: usize) -> Vec<String> {
     };
     let Finding { check, found, fix, .. } = finding;
     let mut lines = vec![format!("  {mark:<4}  {check:<widest$}  {found}")];
-    let fix = fix.iter().flat_map(|fix| fix.lines());
+    let fix = fix.iter().filter(|_| with_fix).flat_map(|fix| fix.lines());
     lines.extend(fix.enumerate().map(|(n, line)| format!("        {}{line}", if n == 0 { "fix: " } else { "     " })));
     lines
 }
@@ -118,11 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fix_of_several_lines_stays_together() {
-        let findings = vec![finding(Verdict::Ok, None), finding(Verdict::Fail, Some("first\n  second"))];
+    fn a_fix_of_several_lines_is_shown_once_below_the_last_that_it_is_for() {
+        let failed = || finding(Verdict::Fail, Some("first\n  second"));
+        let findings = vec![finding(Verdict::Ok, None), failed(), failed()];
         let report = Report { ok: false, findings };
-        let shown = "This machine\n  ok    user  seen\n  FAIL  user  seen\n        fix: first\n               second\n\
-                     1 failed, 0 to look at.\n";
+        let shown = "This machine\n  ok    user  seen\n  FAIL  user  seen\n  FAIL  user  seen\n        fix: first\n               second\n\
+                     2 failed, 0 to look at.\n";
         assert_eq!(text(&report), shown);
         assert_eq!(report.exit_code(), 65);
     }
