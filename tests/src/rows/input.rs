@@ -80,7 +80,7 @@ fn image(world: &World) -> anyhow::Result<()> {
 fn right(world: &World) -> anyhow::Result<()> {
     let onlooker = format!("system:serviceaccount:{NAMESPACE}:onlooker");
     let command = world.run("sts/db").flags(&["--as", &onlooker]).command(&["true"]);
-    expect(command, 77, &["ephemeralcontainers"])
+    expect(command, 77, &["pods/attach"])
 }
 
 /// In a user namespace whose own limit is 0, so that nothing else on the machine is touched.
