@@ -80,15 +80,17 @@ impl Dial {
     }
 }
 
-/// Owns the tasks that keep the links; dropping it closes them.
+/// Owns the tasks that keep the links; dropping it closes them. There are as many as the endpoint wants.
 pub(crate) struct Links {
     pub(crate) states: watch::Receiver<LinkStates>,
     _keepers: JoinSet<()>,
 }
 
 impl Links {
-    /// Dials `count` links at once and returns when all are up; an error of the first dial of any is the session's.
-    pub(crate) async fn start(dial: Dial, count: u32) -> Result<Links, Error> {
+    /// Dials the links wanted at first, all at once, and returns when they are up; an error of the first dial of any is the
+    /// session's.
+    pub(crate) async fn start(dial: Dial) -> Result<Links, Error> {
+        let count = number(*dial.endpoint.wanted_links().borrow());
         let (states_tx, states) = watch::channel((0..count).map(|n| (n, LinkState::default())).collect());
         let (dial, states_tx) = (Arc::new(dial), Arc::new(states_tx));
         let (changes_tx, changes) = watch::channel(0);
@@ -98,9 +100,10 @@ impl Links {
         for number in 0..count {
             let (up_tx, up_rx) = oneshot::channel();
             let link = Link { number, dial: dial.clone(), states: states_tx.clone(), changes: changes.clone() };
-            keepers.spawn(link.keep(up_tx));
+            keepers.spawn(link.keep(Some(up_tx)));
             first.push(up_rx);
         }
+        keepers.spawn(keep_more(count, dial, states_tx, changes));
         for up in first {
             if let Ok(Err(error)) = up.await {
                 return Err(error);
@@ -108,6 +111,36 @@ impl Links {
         }
         Ok(Links { states, _keepers: keepers })
     }
+}
+
+/// Keeps the links that the endpoint wants beside the `first` ones.
+async fn keep_more(first: u32, dial: Arc<Dial>, states: Arc<watch::Sender<LinkStates>>, changes: watch::Receiver<u64>) {
+    let mut wanted = dial.endpoint.wanted_links();
+    let mut more = Vec::new();
+    loop {
+        let count = number(*wanted.borrow_and_update()).max(first);
+        more.truncate((count - first) as usize);
+        states.send_if_modified(|all| {
+            let before = all.len();
+            all.retain(|number, _| *number < count);
+            all.len() < before
+        });
+        for number in first + number(more.len())..count {
+            tracing::info!(number, "one more link");
+            let link = Link { number, dial: dial.clone(), states: states.clone(), changes: changes.clone() };
+            let mut keeper = JoinSet::new();
+            keeper.spawn(link.keep(None));
+            more.push(keeper);
+        }
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Counts of links are small.
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// One link, and what keeps it.
@@ -120,8 +153,9 @@ struct Link {
 }
 
 impl Link {
-    async fn keep(mut self, first: oneshot::Sender<Result<(), Error>>) {
-        let (mut first, mut wait, mut better) = (Some(first), FIRST_WAIT, None);
+    /// `first` is told how the first dial went; when that failed nothing is kept.
+    async fn keep(mut self, mut first: Option<oneshot::Sender<Result<(), Error>>>) {
+        let (mut wait, mut better) = (FIRST_WAIT, None);
         loop {
             let dialled = match better.take() {
                 Some(dialled) => Ok(dialled),
