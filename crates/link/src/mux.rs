@@ -423,6 +423,9 @@ impl Mux {
         self.closed = Some(why);
         for id in self.flow_ids() {
             self.reset(id, why);
+            if self.flows.get(&id).is_some_and(|flow| !flow.held) {
+                self.forget(id);
+            }
         }
     }
 
