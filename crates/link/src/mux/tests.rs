@@ -309,3 +309,17 @@ fn a_receiver_wants_links_for_what_comes() {
     assert_eq!(client.wanted_links(), 3);
     assert!(std::iter::from_fn(|| client.poll_event()).any(|event| event == Event::Wanted(3)));
 }
+
+#[test]
+fn a_closed_session_forgets_flows_that_only_waited_for_their_last_acknowledgement() {
+    let (mut client, mut agent) = pair(1);
+    let id = flow(&mut client, &mut agent);
+    client.finish(id);
+    agent.finish(id);
+    exchange(&mut client, &mut agent, NOW);
+    client.end_taken(id, NOW);
+    client.release(id);
+    assert_eq!(client.flow_count(), 1, "the agent has not taken the end");
+    client.close(Reset::Aborted);
+    assert_eq!(client.flow_count(), 0);
+}
