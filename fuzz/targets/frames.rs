@@ -92,7 +92,7 @@ fn follow(mux: &mut Mux, now: Duration) {
             Event::Offered { flow, payload } if payload.is_empty() => mux.refuse(flow, link::Reset::Refused),
             Event::Offered { flow, .. } => mux.accept(flow),
             Event::Changed(flow) => answer(mux, flow, now),
-            Event::Silent(_) => {}
+            Event::Silent(_) | Event::Wanted(_) => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test run talks to a terminal")]
 
 mod clients;
+mod far;
 mod fixture;
 mod rows;
 mod stead;

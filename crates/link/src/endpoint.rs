@@ -122,8 +122,9 @@ pub struct LinkStats {
 impl Endpoint {
     pub fn new(role: Role, config: Config) -> (Endpoint, Incoming) {
         let (sender, offers) = mpsc::unbounded_channel();
-        let mut core =
-            Core { mux: Mux::new(role, config), flows: HashMap::new(), links: Vec::new(), offers: Some(sender) };
+        let mux = Mux::new(role, config);
+        let wanted = watch::Sender::new(mux.wanted_links());
+        let mut core = Core { mux, wanted, flows: HashMap::new(), links: Vec::new(), offers: Some(sender) };
         core.flows.insert(FlowId::CONTROL, Attached::default());
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
@@ -202,6 +203,11 @@ impl Endpoint {
     /// How many links live, as it changes.
     pub fn live_links(&self) -> watch::Receiver<usize> {
         self.shared.live.subscribe()
+    }
+
+    /// How many links would serve what is sent now, as it changes; see [`Mux::wanted_links`].
+    pub fn wanted_links(&self) -> watch::Receiver<usize> {
+        self.shared.lock().wanted.subscribe()
     }
 
     /// Returns as soon as no link lives.
@@ -293,6 +299,7 @@ struct Shared {
 /// What the mutex guards.
 struct Core {
     mux: Mux,
+    wanted: watch::Sender<usize>,
     /// What waits for each flow that is held.
     flows: HashMap<FlowId, Attached>,
     /// By [`crate::mux::LinkId`].
@@ -371,6 +378,9 @@ impl Core {
                     if let Some(handle) = self.handle(link) {
                         handle.end_silent();
                     }
+                }
+                Event::Wanted(links) => {
+                    self.wanted.send_replace(links);
                 }
             }
         }

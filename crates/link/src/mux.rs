@@ -10,6 +10,7 @@
 //! with a link asks the peer what it received (RESUME) and sends the rest again. The peer is not trusted: whatever it
 //! sends is either right or a [`ProtocolError`], after which the link must be closed.
 
+mod demand;
 mod flow;
 mod input;
 mod link;
@@ -27,6 +28,7 @@ use crate::frame::{FlowId, FrameError, HEADER_LEN, Header, Kind, PAYLOAD_LIMIT, 
 pub use flow::Phase;
 pub use link::{Counts, LinkId, LinkSet};
 
+use demand::Demand;
 use flow::{Farewell, Flow, Seen};
 use link::{Control, Link, Links};
 use send::Next;
@@ -60,6 +62,8 @@ pub struct Config {
     pub silence: Duration,
     /// Flows that the peer may have open at once.
     pub max_flows: usize,
+    /// Links that this end may want. Only the client dials.
+    pub max_links: usize,
 }
 
 impl Default for Config {
@@ -71,6 +75,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(5),
             silence: Duration::from_secs(15),
             max_flows: 65_536,
+            max_links: 4,
         }
     }
 }
@@ -115,6 +120,8 @@ pub enum Event {
     Changed(FlowId),
     /// Nothing came over the link for too long: close it.
     Silent(LinkId),
+    /// So many links would serve what is sent now; see [`Mux::wanted_links`].
+    Wanted(usize),
 }
 
 /// Faults that can be planted, to prove that the model test finds such.
@@ -132,6 +139,7 @@ pub struct Mux {
     config: Config,
     flows: HashMap<FlowId, Flow>,
     links: Links,
+    demand: Demand,
     events: VecDeque<Event>,
     farewells: HashMap<FlowId, Farewell>,
     /// Farewells to send as soon as a link lives.
@@ -159,9 +167,11 @@ impl Mux {
             Role::Agent => (2, 1),
         };
         let control = Flow::new(role == Role::Client, Phase::Open, Bytes::new(), &config, Duration::ZERO);
+        let demand = Demand::new(config.max_links);
         Mux {
             role,
             config,
+            demand,
             flows: HashMap::from([(FlowId::CONTROL, control)]),
             links: Links::default(),
             events: VecDeque::new(),
@@ -188,6 +198,7 @@ impl Mux {
         for flow in std::mem::take(&mut self.homeless) {
             self.links.queue_farewell(flow, Some(id));
         }
+        self.calm(now);
         for id in self.flow_ids() {
             if let Some(flow) = self.flows.get_mut(&id).filter(|flow| flow.link.is_none()) {
                 settle_on_link(&mut self.links, id, flow);
@@ -305,6 +316,9 @@ impl Mux {
             self.links.place(flow);
             flow.send.write(bytes);
             settle_on_link(&mut self.links, id, flow);
+            if flow.heavy && self.demand.heavy(id, now) {
+                self.look_at_demand(now);
+            }
         }
     }
 
@@ -409,6 +423,9 @@ impl Mux {
         self.closed = Some(why);
         for id in self.flow_ids() {
             self.reset(id, why);
+            if self.flows.get(&id).is_some_and(|flow| !flow.held) {
+                self.forget(id);
+            }
         }
     }
 
@@ -447,6 +464,8 @@ impl Mux {
         }
         if ticked {
             self.give_owed_credit();
+            self.calm(now);
+            self.look_at_demand(now);
         }
         if now >= self.part_by {
             self.part();
@@ -483,7 +502,28 @@ impl Mux {
         self.farewells.len()
     }
 
+    /// How many links would serve what is sent now: two, or up to the configured number while several bulk flows share a
+    /// long path.
+    pub fn wanted_links(&self) -> usize {
+        self.demand.wanted()
+    }
+
     // ---- inside
+
+    fn look_at_demand(&mut self, now: Duration) {
+        let live = self.links.iter().count();
+        if let Some(wanted) = self.demand.look(live, self.links.shortest_round_trip(), now) {
+            self.events.push_back(Event::Wanted(wanted));
+        }
+    }
+
+    /// Flows that were bulk and are quiet leave their links to others.
+    fn calm(&mut self, now: Duration) {
+        for (id, flow) in self.flows.iter_mut().filter(|(_, flow)| flow.heavy) {
+            flow.load.add(0, now);
+            settle_on_link(&mut self.links, *id, flow);
+        }
+    }
 
     /// In the order in which they were opened: what is done for all of them is the same in each run.
     fn flow_ids(&self) -> Vec<FlowId> {

@@ -4,6 +4,8 @@
 //! `MODEL_SEEDS=FROM..TO cargo test -p link --test model` runs other seeds. A failure names the seed and the smallest
 //! scenario found for it; add the seed to [`FOUND`].
 
+#[path = "model/program.rs"]
+mod program;
 #[path = "model/world.rs"]
 mod world;
 
@@ -20,8 +22,10 @@ fn run(seed: u64, scenario: Scenario, bug: Option<Bug>) -> Result<(), String> {
 /// The failure of the smallest scenario that fails with this seed.
 fn shrink(seed: u64, full: Scenario, bug: Option<Bug>) -> Option<(Scenario, String)> {
     let failure = run(seed, full, bug).err()?;
-    let smaller = (1..=full.flows)
-        .flat_map(|flows| (0..=full.cuts).map(move |cuts| Scenario { flows, cuts, ..full }))
+    let smaller = (0..=full.restarts)
+        .flat_map(|restarts| (0..=full.jumps).map(move |jumps| Scenario { restarts, jumps, ..full }))
+        .flat_map(|full| (1..=full.flows).map(move |flows| Scenario { flows, ..full }))
+        .flat_map(|full| (0..=full.cuts).map(move |cuts| Scenario { cuts, ..full }))
         .find_map(|scenario| Some((scenario, run(seed, scenario, bug).err()?)));
     Some(smaller.unwrap_or((full, failure)))
 }

@@ -33,10 +33,10 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Dials its links, `count` of them, and returns when all are up.
-    pub(crate) async fn start(container: AgentContainer, dial: Dial, count: u32) -> Result<Arc<Agent>, Error> {
+    /// Dials its links and returns when they are up.
+    pub(crate) async fn start(container: AgentContainer, dial: Dial) -> Result<Arc<Agent>, Error> {
         let endpoint = dial.endpoint.clone();
-        let links = Links::start(dial, count).await?;
+        let links = Links::start(dial).await?;
         Ok(Agent::new(container, endpoint, links.states.clone(), Some(links)))
     }
 

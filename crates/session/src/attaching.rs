@@ -31,6 +31,7 @@ pub(crate) struct Attacher {
     container: Option<String>,
     image: String,
     rung: RungChoice,
+    links: u32,
     lease: Duration,
     park: Duration,
     made: Made,
@@ -101,6 +102,7 @@ pub(crate) async fn attach(
         container: options.container.clone(),
         image: options.image.clone(),
         rung: options.rung,
+        links: options.links,
         lease: options.lease,
         park: options.park,
         made,
@@ -187,7 +189,8 @@ impl Attacher {
     /// of its flows.
     pub(crate) fn dial(&self, agent: &AgentContainer, admitted: Admitted) -> Dial {
         // The agent opens no flows yet: what it offers is refused.
-        let (endpoint, _incoming) = Endpoint::new(Role::Client, Config::default());
+        let (endpoint, _incoming) =
+            Endpoint::new(Role::Client, Config { max_links: self.links as usize, ..Config::default() });
         let (cluster, identity) = (self.cluster.clone(), self.identity.clone());
         let to = Destination { pod: agent.pod.clone(), addresses: agent.pod_ips.clone(), admitted };
         Dial::new(cluster, to, self.rung, self.id, identity, endpoint)

@@ -91,7 +91,7 @@ pub struct Options {
     pub to_pod: Vec<u16>,
     /// A listening port of the command that is taken on this machine ends the session, instead of giving way to the next.
     pub strict_ports: bool,
-    /// Links of the session: the first for interactive flows, the others for bulk.
+    /// Most links of the session: the first for interactive flows, the others for bulk.
     pub links: u32,
     /// Say how the session reaches the cluster, and why so.
     pub explain: bool,
@@ -243,7 +243,7 @@ impl Session {
             voice.note(&attacher.explain(&entered, &ranges).await);
         }
         let Entered { target, agent: first, admitted, .. } = entered;
-        voice.step(&format!("opening {} links to pod {}", options.links, first.pod));
+        voice.step(&format!("opening links to pod {}", first.pod));
         dialer::write(&traffic.router).know(all_ranges(&ranges));
         for (network, range) in dialer::read(&traffic.router).shared_networks() {
             voice.note(&format!(
@@ -255,7 +255,7 @@ impl Session {
         if let Some(target) = &target {
             dialer::write(&traffic.localhost).know(target.neighbours(), container_id);
         }
-        let agent = Agent::start(first.clone(), attacher.dial(&first, admitted), options.links).await?;
+        let agent = Agent::start(first.clone(), attacher.dial(&first, admitted)).await?;
         let states = watch::Sender::new(agent.states.borrow().clone());
         traffic.outbound.serve(agent);
         voice.step(&format!("reading the environment of container {}", first.target));
@@ -287,7 +287,7 @@ impl Session {
         voice.ready();
         let argv = options.command.iter().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>();
         let status = |pid: u32| self.status(&argv, pid);
-        let succession = self.succession(options, voice);
+        let succession = self.succession(voice);
         let watched = Watched { links: self.states.subscribe(), asked, status: &status, voice };
         tokio::select! {
             ended = running::run(&mut child, watched) => ended,
@@ -302,12 +302,11 @@ impl Session {
         }
     }
 
-    fn succession<'a>(&'a self, options: &Options, voice: &'a dyn Voice) -> Succession<'a> {
+    fn succession<'a>(&'a self, voice: &'a dyn Voice) -> Succession<'a> {
         Succession {
             attacher: &self.attacher,
             outbound: &self.traffic.outbound,
             localhost: &self.traffic.localhost,
-            links: options.links,
             states: &self.states,
             voice,
         }

@@ -29,8 +29,6 @@ pub(crate) struct Succession<'a> {
     pub(crate) attacher: &'a Attacher,
     pub(crate) outbound: &'a Outbound,
     pub(crate) localhost: &'a RwLock<Localhost>,
-    /// Links of each agent.
-    pub(crate) links: u32,
     /// States of the links of the agent that serves; none while there is no agent.
     pub(crate) states: &'a watch::Sender<LinkStates>,
     pub(crate) voice: &'a dyn Voice,
@@ -126,7 +124,7 @@ impl Succession<'_> {
                 None => self.next(before, "the agent does not answer").await,
             };
             let dial = self.attacher.dial(&container, admitted);
-            match Agent::start(container, dial, self.links).await {
+            match Agent::start(container, dial).await {
                 Ok(agent) => {
                     let AgentContainer { pod, name, .. } = &agent.container;
                     let seconds = since.elapsed().as_secs_f32();

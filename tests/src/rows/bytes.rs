@@ -4,12 +4,14 @@ use anyhow::ensure;
 use serde_json::Value;
 
 use super::{Row, row};
+use crate::far::Far;
 use crate::world::World;
 use testkit::lab::Shell;
 
 pub(super) const ROWS: &[Row] = &[
     row("R5", "13 parallel uploads of 20 MiB come back identical, over both links", uploads),
-    row("R5", "the same over one link and over four", other_link_counts),
+    row("R5", "the same over one link", one_link),
+    row("R5", "the same on a 20 ms path, over up to four links, which come as bulk does", links_by_load),
     row("R5", "one upload of 1 GiB comes back identical", one_gib),
     row("R5", "90 parallel requests", requests),
 ];
@@ -31,15 +33,28 @@ fn uploads(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn other_link_counts(world: &World) -> anyhow::Result<()> {
-    for count in [1, 4] {
-        let mut shell = world.run("deploy/web").flags(&["--links", &count.to_string()]).shell()?;
-        upload(world, &mut shell, 13, 4 * MIB)?;
+fn one_link(world: &World) -> anyhow::Result<()> {
+    let mut shell = world.run("deploy/web").flags(&["--links", "1"]).shell()?;
+    upload(world, &mut shell, 13, 4 * MIB)?;
+    let status = world.status()?;
+    let links = links(&status);
+    ensure!(links.len() == 1 && links[0].0 + links[0].1 > 2 * 13 * 4 * MIB, "one link carries all: {status}");
+    Ok(())
+}
+
+fn links_by_load(world: &World) -> anyhow::Result<()> {
+    let _far = Far::start(world, "20ms")?;
+    for (flag, most) in [("4", 4), ("3", 3)] {
+        let mut shell = world.run("deploy/web").flags(&["--links", flag]).shell()?;
+        ensure!(links(&world.status()?).len() == 2, "two links before there is bulk");
+        upload(world, &mut shell, 1, 20 * MIB)?;
+        ensure!(links(&world.status()?).len() == 2, "two links for one bulk flow");
+        upload(world, &mut shell, 13, 20 * MIB)?;
         let status = world.status()?;
         let links = links(&status);
-        ensure!(links.len() == count, "--links {count}: {status}");
-        let carried = links.iter().filter(|(sent, received)| sent + received > MIB).count();
-        ensure!(carried >= count.min(2), "{carried} of {count} links carried bulk: {status}");
+        ensure!(links.len() == most, "--links {flag}: {status}");
+        let idle = links[1..].iter().filter(|(sent, received)| *sent < MIB || *received < MIB).count();
+        ensure!(idle == 0, "{idle} bulk links carried less than a MiB one way: {status}");
     }
     Ok(())
 }

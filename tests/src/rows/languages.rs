@@ -4,6 +4,7 @@ use anyhow::{Context, ensure};
 
 use super::{Row, row};
 use crate::clients::{ALL, Client};
+use crate::far::Far;
 use crate::world::World;
 use testkit::lab::Shell;
 
@@ -32,7 +33,7 @@ fn fetch(world: &World) -> anyhow::Result<()> {
 fn far_connects(world: &World) -> anyhow::Result<()> {
     let mut shell = world.shell()?;
     let web = world.service("web")?[0];
-    let _far = Far::start(world)?;
+    let _far = Far::start(world, "50ms")?;
     for client in ALL.into_iter().filter(|client| client.non_blocking) {
         // The machine is shared, and now and then stands still for a moment: what is really slower is so every time.
         let mut times = Vec::new();
@@ -51,22 +52,4 @@ fn far_connects(world: &World) -> anyhow::Result<()> {
 fn ask(world: &World, shell: &mut Shell, client: Client, arguments: &str) -> anyhow::Result<serde_json::Value> {
     let line = format!("{} {arguments}", world.clients().start(client));
     shell.json(&line).with_context(|| format!("the {} client", client.name))
-}
-
-/// The way to the cluster is long while this lives.
-struct Far<'a>(&'a World);
-
-impl Far<'_> {
-    fn start(world: &World) -> anyhow::Result<Far<'_>> {
-        world.lab().testbed(&["wan", "--rtt", "50ms"])?;
-        Ok(Far(world))
-    }
-}
-
-impl Drop for Far<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.lab().testbed(&["wan", "off"]) {
-            eprintln!("the delay stays: {error:#}");
-        }
-    }
 }

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use testkit::lab::{until, within};
+use testkit::lab::{checked, until, within};
 
+use super::rungs::Route;
 use super::{Row, at, row};
+use crate::stead::Held;
 use crate::world::World;
 
 pub(super) const ROWS: &[Row] = &[
@@ -14,8 +16,15 @@ pub(super) const ROWS: &[Row] = &[
     row("F0", "the same for 20 s", twenty),
     row("F0", "the same for 45 s", forty_five),
     row("F0", "the same for 20 s over rung forward", forward),
+    row("F0", "the same for 5 s over rung direct", direct),
     row("F1", "the API server stands still for 30 s in the middle of a transfer", stopped),
     row("F1", "the API server is restarted in the middle of a transfer", restarted),
+    row("F1", "an API server that stands still is not noticed on rung direct", unnoticed),
+    row(
+        "F1",
+        "an API server that refuses for 15 s is dialled in turn by the session's links, not by all at once",
+        refused,
+    ),
 ];
 
 fn five(world: &World) -> anyhow::Result<()> {
@@ -34,6 +43,11 @@ fn forward(world: &World) -> anyhow::Result<()> {
     lost(world, "forward", Duration::from_secs(20))
 }
 
+fn direct(world: &World) -> anyhow::Result<()> {
+    let _route = Route::open(world)?;
+    lost(world, "direct", Duration::from_secs(5))
+}
+
 /// Its process is stopped: connections to it are taken by its kernel, and nothing answers.
 fn stopped(world: &World) -> anyhow::Result<()> {
     const TIME: Duration = Duration::from_secs(30);
@@ -45,6 +59,54 @@ fn stopped(world: &World) -> anyhow::Result<()> {
 
 fn restarted(world: &World) -> anyhow::Result<()> {
     during_transfer(world, "auto", Duration::ZERO, || world.lab().testbed(&["restart", "apiserver"]).map(drop))
+}
+
+fn unnoticed(world: &World) -> anyhow::Result<()> {
+    let _route = Route::open(world)?;
+    let mut shell = world.run("deploy/web").flags(&["--rung", "direct"]).shell()?;
+    let web = at(&world.service("web")?, 80)[0];
+    let _stopped = Stopped::new(world, "apiserver")?;
+    let outcome = shell.json(&format!("{} probe uploads {web} --count 4 --bytes {}", world.testapp(), 20u64 << 20))?;
+    ensure!(outcome["identical"] == 4, "{outcome}");
+    let status = world.status()?;
+    ensure!(status["health"] == "healthy", "{status}");
+    Ok(())
+}
+
+/// Refuses the machine's connections to the API server, old and new, and counts the new.
+const REFUSING: &str = "add table inet refusing; add counter inet refusing dials; \
+    add chain inet refusing out { type filter hook output priority 0; }; \
+    add rule inet refusing out tcp dport 6443 tcp flags & (syn | ack) == syn counter name dials; \
+    add rule inet refusing out tcp dport 6443 reject with tcp reset";
+
+/// Two links that dial on their own, each on two rungs, are at 30 by then.
+const DIALS: u64 = 22;
+
+fn refused(world: &World) -> anyhow::Result<()> {
+    const TIME: Duration = Duration::from_secs(15);
+    let web = at(&world.service("web")?, 9000)[0].to_string();
+    let hold = [world.testapp(), "probe", "hold", &web, "--count", "5"];
+    let mut held = Held::start(world.run("deploy/web").flags(&["--lease", "60s"]).command(&hold))?;
+    ensure!(held.line()?["held"] == 5);
+    let nft = |rules: &str| checked(&mut world.lab().root(["nft", rules]));
+    nft(REFUSING)?;
+    let waited = until_over(TIME);
+    let counted = nft("list counter inet refusing dials");
+    nft("delete table inet refusing")?;
+    waited?;
+    let counted = counted?;
+    let dials = counted.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    let dials: u64 = dials.and_then(|count| count.parse().ok()).with_context(|| format!("no count in {counted}"))?;
+    println!("       {dials} connections in {} s", TIME.as_secs());
+    ensure!((5..=DIALS).contains(&dials), "{dials} connections");
+    within(Duration::from_secs(10), || {
+        let status = world.status()?;
+        ensure!(status["health"] == "healthy", "{status}");
+        Ok(())
+    })?;
+    held.say()?;
+    ensure!(held.line()?["alive"] == 5);
+    held.end()
 }
 
 /// A component of the cluster that stands still until this is dropped.

@@ -1,28 +1,34 @@
 //! Rungs: each carries bytes, the best is found, and what is missing is gone around.
 
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::Value;
-use testkit::lab::within;
+use testkit::lab::{checked, containers, within};
 
 use super::{Row, row};
 use crate::stead::{Held, failed};
 use crate::world::{NAMESPACE, World};
 
 pub(super) const ROWS: &[Row] = &[
-    row("R5", "each rung carries 4 uploads of 20 MiB, over one link and over four", each_rung),
+    row("R5", "each rung carries 4 uploads of 20 MiB, over one link and over two", each_rung),
     row("R5", "a user without pods/proxy is carried by forward; without both, the error names both", forbidden),
     row("R5", "links move to the pod's address when it is reached, and back when it is not; a flow lives on", moving),
+    row(
+        "R5",
+        "a pod address closed to the API server costs no start time; once it is open links leave forward",
+        closed,
+    ),
 ];
 
 const MIB: u64 = 1 << 20;
 
 /// A route from the developer's machine to the pods' addresses, until it is dropped.
-struct Route<'a>(&'a World);
+pub(super) struct Route<'a>(&'a World);
 
 impl Route<'_> {
-    fn open(world: &World) -> anyhow::Result<Route<'_>> {
+    pub(super) fn open(world: &World) -> anyhow::Result<Route<'_>> {
         let route = Route(world);
         world.lab().testbed(&["route", "on"])?;
         Ok(route)
@@ -40,7 +46,7 @@ fn each_rung(world: &World) -> anyhow::Result<()> {
     let _route = Route::open(world)?;
     let web = world.service("web")?[0];
     for rung in ["direct", "proxy", "forward"] {
-        for links in ["1", "4"] {
+        for links in ["1", "2"] {
             let mut shell = world.run("deploy/web").flags(&["--rung", rung, "--links", links]).shell()?;
             let line = format!("{} probe uploads {web}:80 --count 4 --bytes {}", world.testapp(), 20 * MIB);
             let outcome = shell.json(&line)?;
@@ -130,4 +136,56 @@ fn moving(world: &World) -> anyhow::Result<()> {
     held.say()?;
     ensure!(held.line()?["alive"] == 5);
     held.end()
+}
+
+/// The pod takes no new connections on its addresses, but for its app's ports, until this is dropped.
+struct Closed(u32);
+
+impl Closed {
+    /// The agent has one of the ports that the kernel chooses.
+    const RULES: &'static str = "add table inet closed; \
+        add chain inet closed in { type filter hook input priority 0; }; \
+        add rule inet closed in iifname != lo tcp dport >= 32768 tcp flags & (syn | ack) == syn drop";
+
+    fn start(world: &World, pod: &str) -> anyhow::Result<Closed> {
+        let pids = containers(&[world.pod(pod)?]).into_iter().flat_map(|container| container.pids);
+        let closed = Closed(pids.min().context("nothing runs in the pod")?);
+        closed.nft(Self::RULES)?;
+        Ok(closed)
+    }
+
+    fn nft(&self, rules: &str) -> anyhow::Result<()> {
+        let pid = self.0.to_string();
+        checked(Command::new("nsenter").args(["--net", "--target", &pid, "nft", rules])).map(drop)
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        // What is left shows in the picture of the pod.
+        let _ = self.nft("delete table inet closed");
+    }
+}
+
+fn closed(world: &World) -> anyhow::Result<()> {
+    let run = world.run("pod/db-0");
+    run.stdout(&["true"])?;
+    let closed = Closed::start(world, "db-0")?;
+    let started = Instant::now();
+    let mut shell = run.shell()?;
+    let seconds = started.elapsed().as_secs_f64();
+    println!("       a session in {seconds:.2} s");
+    ensure!(on_rung(&world.status()?, "forward"), "{}", world.status()?["links"]);
+    ensure!(seconds < 1.5, "{seconds} s to start");
+    drop(closed);
+    // A change of the machine's network is reason to look again before the minute is over.
+    for change in ["add", "del"] {
+        checked(&mut world.lab().root(["ip", "address", change, "192.0.2.77/32", "dev", "lo"]))?;
+    }
+    within(Duration::from_secs(10), || {
+        let status = world.status()?;
+        ensure!(on_rung(&status, "proxy"), "not on proxy: {}", status["links"]);
+        Ok(())
+    })?;
+    shell.ok("curl -fsS http://nginx/").map(drop)
 }

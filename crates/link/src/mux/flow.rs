@@ -72,7 +72,9 @@ pub(super) struct Flow {
     pub parting: bool,
     /// Somebody above holds the flow; without, it only waits for its last acknowledgement.
     pub held: bool,
+    /// What was lately written here, and what came.
     pub load: Load,
+    pub inflow: Load,
     pub heavy: bool,
 }
 
@@ -96,6 +98,7 @@ impl Flow {
             parting: false,
             held: true,
             load: Load::default(),
+            inflow: Load::default(),
             heavy: false,
         }
     }

@@ -33,6 +33,10 @@ impl Mux {
             return Ok(None);
         }
         let direct = flow.receive.data(offset, data)?;
+        flow.inflow.add(data.len(), now);
+        if flow.inflow.is_heavy(false) && self.demand.heavy(id, now) {
+            self.look_at_demand(now);
+        }
         #[cfg(feature = "seeded-bugs")]
         let direct = direct.map(|skip| if self.bug == Some(Bug::DuplicateAfterResume) { 0 } else { skip });
         Ok(direct)

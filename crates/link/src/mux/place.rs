@@ -47,6 +47,17 @@ impl Links {
         Some(others.min_by_key(|(_, link)| (link.heavy, link.number)).map_or(interactive, |(id, _)| id))
     }
 
+    /// Whether a bulk flow may stay there: not beside interactive ones if it can be helped, nor where two more are than
+    /// elsewhere, as when a link was added.
+    fn is_right_for_bulk(&self, at: LinkId) -> bool {
+        let heavy = |id| self.get(id).map_or(0, |link| link.heavy);
+        match self.bulk() {
+            Some(best) if Some(at) == self.interactive() => best == at,
+            Some(best) => heavy(at) <= heavy(best) + 1,
+            None => true,
+        }
+    }
+
     /// Puts the flow where its load belongs. It stays where it is as long as that is right, so that bytes are not put
     /// out of order without need.
     pub(super) fn place(&mut self, flow: &mut Flow) {
@@ -56,7 +67,7 @@ impl Links {
         let right = match current {
             // Until the other side has answered, everything follows the OPEN on its link.
             Some(_) if !flow.is_answered() => true,
-            Some(at) if heavy => Some(at) != interactive || self.bulk() == interactive,
+            Some(at) if heavy => self.is_right_for_bulk(at),
             Some(at) => Some(at) == interactive || flow.send.has_next(),
             None => false,
         };

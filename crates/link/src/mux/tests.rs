@@ -264,3 +264,62 @@ fn more_flows_than_allowed_are_refused_each() {
     agent.refuse(FlowId(1), Reset::Refused);
     assert_eq!(agent.flow_count(), 1);
 }
+
+#[test]
+fn bulk_flows_share_out_a_link_that_was_added_and_one_that_went_quiet() {
+    let (mut client, mut agent) = pair(2);
+    let flows = [0; 4].map(|_| flow(&mut client, &mut agent));
+    let write = |client: &mut Mux, id, now| {
+        client.write(id, Bytes::from(vec![0; 256 << 10]), now);
+        let link = client.flows[&id].link.expect("placed");
+        frames(client, link, now);
+        link.index()
+    };
+    assert_eq!(flows.map(|id| write(&mut client, id, NOW)), [1; 4]);
+    client.link_up(2, NOW).expect("free");
+    let moved = flows.map(|id| write(&mut client, id, NOW));
+    assert_eq!(moved.iter().filter(|link| **link == 2).count(), 2, "{moved:?}");
+    assert_eq!(flows.map(|id| write(&mut client, id, NOW)), moved, "and they stay");
+    // The two on link 1 are done; what they count for is given back.
+    let later = Duration::from_secs(5);
+    client.handle_timeout(later);
+    let busy: Vec<_> = (0..4).filter(|flow| moved[*flow] == 2).map(|flow| flows[flow]).collect();
+    let mut links = [write(&mut client, busy[0], later), write(&mut client, busy[1], later)];
+    links.sort_unstable();
+    assert_eq!(links, [1, 2]);
+}
+
+#[test]
+fn a_receiver_wants_links_for_what_comes() {
+    let (mut client, mut agent) = pair(2);
+    let flows = [flow(&mut client, &mut agent), flow(&mut client, &mut agent)];
+    let mut now = NOW;
+    for tick in [5, 10] {
+        let sent = Duration::from_secs(tick);
+        client.handle_timeout(sent);
+        carry(&mut client, &mut agent, sent);
+        // The last two PINGs took 20 ms.
+        now = sent + Duration::from_millis(20);
+        carry(&mut agent, &mut client, now);
+    }
+    for id in flows {
+        agent.write(id, Bytes::from(vec![0; 256 << 10]), now);
+    }
+    carry(&mut agent, &mut client, now);
+    assert_eq!(client.wanted_links(), 3);
+    assert!(std::iter::from_fn(|| client.poll_event()).any(|event| event == Event::Wanted(3)));
+}
+
+#[test]
+fn a_closed_session_forgets_flows_that_only_waited_for_their_last_acknowledgement() {
+    let (mut client, mut agent) = pair(1);
+    let id = flow(&mut client, &mut agent);
+    client.finish(id);
+    agent.finish(id);
+    exchange(&mut client, &mut agent, NOW);
+    client.end_taken(id, NOW);
+    client.release(id);
+    assert_eq!(client.flow_count(), 1, "the agent has not taken the end");
+    client.close(Reset::Aborted);
+    assert_eq!(client.flow_count(), 0);
+}

@@ -28,8 +28,11 @@ pub(super) struct Dialled {
 /// Dials on all rungs that the ladder names.
 pub(super) async fn any(dial: &Dial) -> Result<Dialled, Error> {
     let started = Instant::now();
-    let mut waiting: Vec<(Rung, Instant)> =
-        ladder(&dial.ladder).starts().into_iter().map(|(rung, after)| (rung, started + after)).collect();
+    let mut waiting: Vec<(Rung, Instant)> = ladder(&dial.ladder)
+        .starts(started.into_std())
+        .into_iter()
+        .map(|(rung, after)| (rung, started + after))
+        .collect();
     waiting.reverse();
     let mut racing: FuturesUnordered<BoxFuture<'_, (Rung, Result<Dialled, Error>)>> = FuturesUnordered::new();
     let mut failures = Vec::new();

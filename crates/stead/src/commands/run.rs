@@ -63,8 +63,8 @@ pub(crate) struct SessionArgs {
     /// How the agent is reached: at the pod's address, or through the API server by pods/proxy or pods/portforward
     #[arg(long, value_name = "RUNG", default_value = "auto")]
     rung: RungArg,
-    /// Links to the agent: one for interactive traffic, the others for bulk
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4))]
+    /// Most links to the agent: one for interactive traffic, the others for bulk; more than two on long paths only
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4))]
     links: u32,
     #[command(flatten)]
     cluster: ClusterArgs,
