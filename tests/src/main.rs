@@ -5,6 +5,7 @@
 mod clients;
 mod fixture;
 mod rows;
+mod scratch;
 mod stead;
 mod world;
 

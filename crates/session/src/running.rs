@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn a_loss_is_said_with_each_new_reason_once_and_so_is_its_end() {
         let (voice, mut lost) = (Notes::default(), None);
-        let down = |why: &str| LinkStates::from([(0, LinkState { error: Some(why.to_owned()), ..LinkState::default() })]);
+        let down =
+            |why: &str| LinkStates::from([(0, LinkState { error: Some(why.to_owned()), ..LinkState::default() })]);
         let up = LinkStates::from([(0, LinkState { up: true, ..LinkState::default() })]);
         for states in [&up, &down("reset"), &down("refused"), &down("reset"), &down("refused"), &up, &up] {
             say_links(states, &mut lost, &voice);

@@ -80,7 +80,7 @@ fn image(world: &World) -> anyhow::Result<()> {
 fn right(world: &World) -> anyhow::Result<()> {
     let onlooker = format!("system:serviceaccount:{NAMESPACE}:onlooker");
     let command = world.run("sts/db").flags(&["--as", &onlooker]).command(&["true"]);
-    expect(command, 77, &["ephemeralcontainers"])
+    expect(command, 77, &["pods/attach"])
 }
 
 /// In a user namespace whose own limit is 0, so that nothing else on the machine is touched.
@@ -102,12 +102,12 @@ fn arguments(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn expect(command: Command, code: i32, words: &[&str]) -> anyhow::Result<()> {
+pub(super) fn expect(command: Command, code: i32, words: &[&str]) -> anyhow::Result<()> {
     expect_said(command, code, words).map(drop)
 }
 
 /// The exit code, every word in the error, and a next step.
-fn expect_said(mut command: Command, code: i32, words: &[&str]) -> anyhow::Result<String> {
+pub(super) fn expect_said(mut command: Command, code: i32, words: &[&str]) -> anyhow::Result<String> {
     let shown = testkit::lab::shown(&command);
     let failed = crate::stead::failed(&mut command).with_context(|| shown.clone())?;
     let said = &failed.stderr;
