@@ -31,7 +31,7 @@ spec:
   template:
     metadata: {labels: {app: moving}}
     spec:
-      terminationGracePeriodSeconds: 1
+      terminationGracePeriodSeconds: 3
       containers:
       - {name: moving, image: $IMAGE, imagePullPolicy: Never, args: [serve], readinessProbe: {tcpSocket: {port: 9001}, periodSeconds: 1}}
 "#;
@@ -112,12 +112,18 @@ fn stand_in_deleted(world: &World) -> anyhow::Result<()> {
 }
 
 fn outlive(world: &World, mut shell: Shell, end: impl FnOnce(&str) -> anyhow::Result<String>) -> anyhow::Result<()> {
+    shell.ok("cd \"$(mktemp -d)\"")?;
+    let lived = lives_on(world, &mut shell, end);
+    shell.ok("cd / && rm -r \"$OLDPWD\"")?;
+    lived
+}
+
+fn lives_on(world: &World, shell: &mut Shell, end: impl FnOnce(&str) -> anyhow::Result<String>) -> anyhow::Result<()> {
     let (testapp, one) = (world.testapp(), world.service("one")?);
     let (raw, http) = (at(&one, 9000)[0], at(&one, 80)[0]);
     let before = world.status()?;
     let pod = before["pod"].as_str().context("no pod")?;
     // One that is open and one that is busy, when the agent goes.
-    shell.ok("cd \"$(mktemp -d)\"")?;
     shell.ok(&format!("{testapp} probe poke {raw} E > open & {testapp} probe poke {raw} E > other & true"))?;
     within(Duration::from_secs(10), || {
         ensure!(world.status()?["flows"]["open"] == 2, "{}", world.status()?["flows"]);
@@ -127,7 +133,11 @@ fn outlive(world: &World, mut shell: Shell, end: impl FnOnce(&str) -> anyhow::Re
     let since = Instant::now();
     let hello = shell.json(&format!("{testapp} probe get {http} /hello"))?;
     let waited = since.elapsed();
-    println!("       answered {:.1} s after a pod was ready", waited.as_secs_f64());
+    println!(
+        "       answered {:.1} s after a pod was ready: {}",
+        waited.as_secs_f64(),
+        shell.said().replace('\n', " | ")
+    );
     ensure!(hello.as_str().is_some_and(|hello| hello.starts_with("hello from db-0")), "{hello}");
     ensure!(waited < AT_ONCE, "a new connection took {waited:?}");
     shell.ok("wait")?;
@@ -135,13 +145,16 @@ fn outlive(world: &World, mut shell: Shell, end: impl FnOnce(&str) -> anyhow::Re
         let outcome = shell.json(&format!("cat {file}"))?;
         ensure!(outcome["end"] == "ECONNRESET", "a connection of the agent that is gone ended with {outcome}");
     }
-    let status = world.status()?;
-    let named = [&status["pod"], &status["agent"]];
-    ensure!(status["pod"] == next.as_str() && named != [&before["pod"], &before["agent"]], "{status}");
-    ensure!(status["health"] == "healthy" && status["command_pid"] == before["command_pid"], "{status}");
+    within(Duration::from_secs(5), || {
+        let status = world.status()?;
+        let named = [&status["pod"], &status["agent"]];
+        ensure!(status["pod"] == next.as_str() && named != [&before["pod"], &before["agent"]], "{status}");
+        ensure!(status["health"] == "healthy" && status["command_pid"] == before["command_pid"], "{status}");
+        Ok(())
+    })?;
     let said = shell.said();
     ensure!(said.contains(" is gone: ") && said.contains("goes on through the agent"), "it is not told: {said}");
-    shell.ok("cd / && rm -r \"$OLDPWD\"").map(drop)
+    Ok(())
 }
 
 fn kill_all(pids: &[u32]) -> anyhow::Result<()> {
