@@ -6,6 +6,7 @@ mod clients;
 mod far;
 mod fixture;
 mod rows;
+mod scratch;
 mod stead;
 mod world;
 

@@ -18,10 +18,12 @@ mod load;
 mod localhost;
 mod loss;
 mod names;
+mod placement;
 mod process;
 mod readme;
 mod rungs;
 mod servers;
+mod succession;
 mod tcp;
 mod terminal;
 
@@ -81,6 +83,8 @@ pub(crate) fn all() -> Vec<Row> {
         servers::ROWS,
         input::ROWS,
         readme::ROWS,
+        placement::ROWS,
+        succession::ROWS,
         loss::ROWS,
         credentials::ROWS,
         end::ROWS,

@@ -14,12 +14,13 @@ use crate::world::{LEASE, NAMESPACE, PARK, World};
 #[derive(Clone)]
 pub(crate) struct Run<'a> {
     world: &'a World,
-    workload: &'a str,
+    /// `None`: a session by a stand-in of its own.
+    workload: Option<&'a str>,
     flags: Vec<String>,
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(world: &'a World, workload: &'a str) -> Run<'a> {
+    pub(crate) fn new(world: &'a World, workload: Option<&'a str>) -> Run<'a> {
         let seconds = |time: Duration| format!("{}s", time.as_secs());
         let flags = ["-n", NAMESPACE, "--lease", &seconds(LEASE), "--park", &seconds(PARK)];
         Run { world, workload, flags: flags.map(str::to_owned).to_vec() }
@@ -46,7 +47,8 @@ impl<'a> Run<'a> {
     pub(crate) fn argv(&self, command: &[&str]) -> Vec<String> {
         let mut argv = vec![self.world.stead().to_owned(), "run".to_owned()];
         argv.extend(self.flags.iter().cloned());
-        argv.extend([self.workload.to_owned(), "--".to_owned()]);
+        argv.extend(self.workload.map(str::to_owned));
+        argv.push("--".to_owned());
         argv.extend(command.iter().map(|word| (*word).to_owned()));
         argv
     }

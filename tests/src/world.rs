@@ -102,7 +102,12 @@ impl World {
 
     /// A session's command line to be filled in.
     pub(crate) fn run<'a>(&'a self, workload: &'a str) -> Run<'a> {
-        Run::new(self, workload)
+        Run::new(self, Some(workload))
+    }
+
+    /// A session's command line without a workload.
+    pub(crate) fn run_alone(&self) -> Run<'_> {
+        Run::new(self, None)
     }
 
     /// A session on `web` whose command is a shell that takes lines.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ use crate::session::Session;
 /// A timer far away stands for none.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// After SIGTERM. A kubelet takes up to 2 s to start an agent in a pod that has just become ready (measured).
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Fixed for the agent's life.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,8 +38,14 @@ pub struct Config {
 }
 
 /// Serves until no session has been there for as long as the last one asked. Admission lines come from `input`; each
-/// answer, a line, goes to `answer`, which must not block.
-pub async fn run(config: Config, input: impl AsyncRead + Unpin, answer: impl FnMut(&str)) -> io::Result<()> {
+/// answer, a line, goes to `answer`, which must not block. Once `terminated`, it serves on for as long as sessions have
+/// links, but not for long: their clients move to the next agent meanwhile.
+pub async fn run(
+    config: Config,
+    input: impl AsyncRead + Unpin,
+    answer: impl FnMut(&str),
+    terminated: impl Future<Output = ()>,
+) -> io::Result<()> {
     let identity = Identity::generate()?;
     let keys = Arc::new(Keys::default());
     let listener = Listener::bind(server_tls(&identity, keys.clone()), config.pod_ips)?;
@@ -51,7 +61,7 @@ pub async fn run(config: Config, input: impl AsyncRead + Unpin, answer: impl FnM
         tasks: JoinSet::new(),
         answer,
     };
-    agent.serve(AdmissionLines::new(input), left).await;
+    agent.serve(AdmissionLines::new(input), left, pin!(terminated)).await;
     Ok(())
 }
 
@@ -82,11 +92,18 @@ impl<A: FnMut(&str)> Agent<A> {
         &mut self,
         mut lines: AdmissionLines<impl AsyncRead + Unpin>,
         mut left: mpsc::UnboundedReceiver<SessionId>,
+        mut terminated: Pin<&mut impl Future<Output = ()>>,
     ) {
         tracing::info!(release = RELEASE, "agent is ready");
-        while !self.end_what_is_over() {
-            let wake_at = self.registry.next_deadline().unwrap_or_else(|| Instant::now() + FAR);
+        let mut last: Option<Instant> = None;
+        while !self.end_what_is_over() && !last.is_some_and(|last| self.links.is_empty() || Instant::now() >= last) {
+            let wake_at = self.registry.next_deadline().into_iter().chain(last).min();
+            let wake_at = wake_at.unwrap_or_else(|| Instant::now() + FAR);
             tokio::select! {
+                () = &mut terminated, if last.is_none() => {
+                    tracing::info!(links = self.links.len(), "terminated");
+                    last = Some(Instant::now() + LINGER);
+                }
                 admit = lines.next() => self.admit(&admit),
                 arrival = self.listener.next() => self.link(arrival),
                 Some(id) = left.recv() => self.leave(id),
@@ -95,7 +112,7 @@ impl<A: FnMut(&str)> Agent<A> {
                 () = sleep_until(wake_at.into()) => {}
             }
         }
-        tracing::info!("no session any more: the agent ends");
+        tracing::info!(sessions = self.registry.len(), "the agent ends");
     }
 
     /// True when the agent may go.

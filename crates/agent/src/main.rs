@@ -73,13 +73,11 @@ fn start() -> anyhow::Result<ExitCode> {
         };
         // As the first process of a container it would not be ended by the signal otherwise.
         let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            ended = agent::run(config, stdin()?, answer) => ended.context("the agent's ports cannot be opened"),
-            _ = terminated.recv() => {
-                tracing::info!("terminated");
-                Ok(())
-            }
-        }
+        let terminated = async move {
+            terminated.recv().await;
+        };
+        let ended = agent::run(config, stdin()?, answer, terminated).await;
+        ended.context("the agent's ports cannot be opened")
     })?;
     // A read of stdin may stand still in a thread.
     runtime.shutdown_background();

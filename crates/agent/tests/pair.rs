@@ -11,7 +11,7 @@ use link::tls::{Identity, TlsStream, client_tls};
 use link::{Endpoint, Incoming, LinkEnd, Reset, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use wire::{
@@ -30,6 +30,7 @@ struct Agent {
     stdin: DuplexStream,
     stdout: mpsc::UnboundedReceiver<String>,
     task: JoinHandle<io::Result<()>>,
+    terminate: Option<oneshot::Sender<()>>,
     _dir: tempfile::TempDir,
 }
 
@@ -53,10 +54,17 @@ impl Agent {
         let (stdin, theirs) = tokio::io::duplex(4096);
         let (lines, stdout) = mpsc::unbounded_channel();
         let config = Config { pod_ips, sources, stand_in: false };
-        let task = tokio::spawn(agent::run(config, theirs, move |line: &str| {
+        let (terminate, told) = oneshot::channel::<()>();
+        let answer = move |line: &str| {
             let _ = lines.send(line.to_owned());
-        }));
-        Agent { stdin, stdout, task, _dir: dir }
+        };
+        let terminated = async {
+            if told.await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let task = tokio::spawn(agent::run(config, theirs, answer, terminated));
+        Agent { stdin, stdout, task, terminate: Some(terminate), _dir: dir }
     }
 
     async fn ask(&mut self, admit: &Admit) -> Admitted {
@@ -71,6 +79,11 @@ impl Agent {
         let admitted = self.ask(&client.admit).await;
         assert_eq!(admitted.error, "");
         admitted
+    }
+
+    /// As a SIGTERM does.
+    fn terminate(&mut self) {
+        self.terminate.take().and_then(|tell| tell.send(()).ok()).expect("not yet told");
     }
 
     /// Waits until the agent has ended by itself.
@@ -308,6 +321,26 @@ async fn the_answer_says_whether_the_agent_knew_the_session() {
     assert!(!agent.admit(&client).await.renewed);
     assert!(agent.admit(&client).await.renewed);
     assert!(!agent.admit(&other).await.renewed);
+}
+
+#[tokio::test]
+async fn a_terminated_agent_serves_its_links_to_their_end_and_waits_for_nobody_else() {
+    let (echo, echo_task) = echo().await;
+    let mut agent = Agent::start();
+    let mut client = Client::new(1);
+    client.admit.park_seconds = 600;
+    let admitted = agent.admit(&client).await;
+    let link = client.link(0, &admitted).await;
+    round_trip(&client, echo, 1000).await;
+    agent.terminate();
+    round_trip(&client, echo, 1000).await;
+    assert!(!agent.task.is_finished());
+    link.abort();
+    agent.ended().await;
+    let mut unused = Agent::start();
+    unused.terminate();
+    unused.ended().await;
+    echo_task.abort();
 }
 
 #[tokio::test]

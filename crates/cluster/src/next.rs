@@ -1,4 +1,4 @@
-//! Waiting for a workload to have a ready pod (again).
+//! Waiting for a workload to have a pod that may be entered (again).
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::time::{sleep, timeout};
 
-use crate::ready::Target;
+use crate::ready::{Target, Wanted};
 use crate::{Cluster, Workload, WorkloadKind};
 
 /// Where the pods may not be watched, or the watch failed.
@@ -20,8 +20,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(30);
 
 impl Cluster {
-    /// As `ready_pod`, but waits until there is one. `waiting` is told why there is none, whenever that changes.
-    pub async fn await_ready_pod(
+    /// As `ready_pod`, but waits until there is one, and while none is ready takes one whose container runs. `waiting` is told why there is none, whenever that changes.
+    pub async fn await_pod(
         &self,
         workload: &Workload,
         container: Option<&str>,
@@ -35,7 +35,7 @@ impl Cluster {
             let look = async {
                 // It may have been deleted and made anew since.
                 workload = self.workload(&workload.to_string()).await?;
-                self.ready_pod(&workload, container, preferred).await
+                self.pod(&workload, container, preferred, Wanted::Running).await
             };
             let why = match timeout(LOOK, look).await {
                 Ok(Ok(target)) => return (workload, target),

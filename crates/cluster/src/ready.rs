@@ -50,17 +50,28 @@ impl Cluster {
         container: Option<&str>,
         preferred: Option<&str>,
     ) -> Result<Target, Error> {
+        self.pod(workload, container, preferred, Wanted::Ready).await
+    }
+
+    pub(crate) async fn pod(
+        &self,
+        workload: &Workload,
+        container: Option<&str>,
+        preferred: Option<&str>,
+        wanted: Wanted,
+    ) -> Result<Target, Error> {
+        let choice = Choice { container, preferred, wanted };
         let doing = format!("list the pods of {workload}");
         let right = Right::core("pods", &["get", "list"]);
         let pods = self.api::<Pod>();
         if workload.kind == WorkloadKind::Pod {
             let found = self.ask(&doing, right, pods.get_opt(&workload.name)).await?;
-            return select(workload, found.into_iter().collect(), &[], container, preferred);
+            return select(workload, found.into_iter().collect(), &[], &choice);
         }
         let parameters = ListParams::default().labels(&workload.selector);
         let revisions = async { Ok(self.revisions(workload, &parameters).await) };
         let (pods, revisions) = futures::try_join!(self.ask(&doing, right, pods.list(&parameters)), revisions)?;
-        select(workload, pods.items, &revisions, container, preferred)
+        select(workload, pods.items, &revisions, &choice)
     }
 
     /// The pod of `target` as it is now, same container.
@@ -112,15 +123,28 @@ fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
-fn select(
-    workload: &Workload,
-    pods: Vec<Pod>,
-    revisions: &[Revision],
-    container: Option<&str>,
-    preferred: Option<&str>,
-) -> Result<Target, Error> {
+/// Which of a workload's pods is wanted.
+struct Choice<'a> {
+    container: Option<&'a str>,
+    /// Its uid.
+    preferred: Option<&'a str>,
+    wanted: Wanted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Ready,
+    /// While none is ready, one whose container runs will do: what goes out through it needs no readiness.
+    Running,
+}
+
+fn select(workload: &Workload, pods: Vec<Pod>, revisions: &[Revision], choice: &Choice<'_>) -> Result<Target, Error> {
+    let Choice { container, preferred, wanted } = *choice;
     let own: Vec<Pod> = pods.into_iter().filter(|pod| belongs(workload, &pod.metadata, revisions)).collect();
-    let ready: Vec<&Pod> = own.iter().filter(|pod| is_ready(pod)).collect();
+    let mut ready: Vec<&Pod> = own.iter().filter(|pod| is_ready(pod)).collect();
+    if ready.is_empty() && wanted == Wanted::Running {
+        ready.extend(own.iter().filter(|pod| runs(pod, container)));
+    }
     if ready.is_empty() {
         return Err(none_ready(workload, &own));
     }
@@ -162,6 +186,15 @@ fn is_ready(pod: &Pod) -> bool {
         status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     };
     pod.metadata.deletion_timestamp.is_none() && pod.status.as_ref().is_some_and(ready)
+}
+
+/// Whether the container to enter runs in a pod that stays.
+fn runs(pod: &Pod, container: Option<&str>) -> bool {
+    let status = || {
+        let chosen = chosen_container(pod, pod_spec(pod)?, container)?;
+        container_status(pod.status.as_ref()?, &chosen.name)?.state.as_ref()
+    };
+    pod.metadata.deletion_timestamp.is_none() && status().is_some_and(|state| state.running.is_some())
 }
 
 /// Why no agent may enter this pod, where that is so (design 6).

@@ -161,7 +161,7 @@ impl Attacher {
         };
         let (wanted, preferred) = (self.container.as_deref(), Some(gone.pod_uid.as_str()));
         let waiting = |what: &str| voice.step(what);
-        let (_, target) = self.cluster.await_ready_pod(workload, wanted, preferred, waiting).await;
+        let (_, target) = self.cluster.await_pod(workload, wanted, preferred, waiting).await;
         let report = |progress| voice.step(&in_words(&progress));
         let (agent, admitted) = self.cluster.enter(&target, &self.image, &self.admission(), &report).await?;
         Ok(Entered { agent, admitted, target: Some(target), instead: None })

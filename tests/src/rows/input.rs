@@ -102,12 +102,12 @@ fn arguments(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn expect(command: Command, code: i32, words: &[&str]) -> anyhow::Result<()> {
+pub(super) fn expect(command: Command, code: i32, words: &[&str]) -> anyhow::Result<()> {
     expect_said(command, code, words).map(drop)
 }
 
 /// The exit code, every word in the error, and a next step.
-fn expect_said(mut command: Command, code: i32, words: &[&str]) -> anyhow::Result<String> {
+pub(super) fn expect_said(mut command: Command, code: i32, words: &[&str]) -> anyhow::Result<String> {
     let shown = testkit::lab::shown(&command);
     let failed = crate::stead::failed(&mut command).with_context(|| shown.clone())?;
     let said = &failed.stderr;

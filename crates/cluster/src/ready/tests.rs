@@ -66,8 +66,10 @@ fn revision(uid: &str, number: u64) -> Revision {
     Revision { uid: uid.into(), number }
 }
 
+const READY: Choice<'static> = Choice { container: None, preferred: None, wanted: Wanted::Ready };
+
 fn choose(pods: Vec<Pod>, revisions: &[Revision]) -> Result<Target, Error> {
-    select(&workload(WorkloadKind::Deployment), pods, revisions, None, None)
+    select(&workload(WorkloadKind::Deployment), pods, revisions, &READY)
 }
 
 #[test]
@@ -89,6 +91,31 @@ fn the_newest_revision_comes_before_an_older_one_with_an_agent() {
 fn among_equals_the_pod_with_our_agent_is_taken() {
     let pods = vec![pod("a", "rs1", |_| {}), pod("b", "rs1", agent)];
     assert_eq!(choose(pods, &[revision("rs1", 1)]).expect("a target").pod, "b");
+}
+
+#[test]
+fn the_preferred_pod_is_taken_unless_another_is_newer() {
+    let pods = || vec![pod("a", "rs1", agent), pod("b", "rs1", |_| {}), pod("c", "rs2", |_| {})];
+    let preferring = |revisions: &[Revision]| {
+        let choice = Choice { preferred: Some("uid-b"), ..READY };
+        select(&workload(WorkloadKind::Deployment), pods(), revisions, &choice).expect("a target").pod
+    };
+    assert_eq!(preferring(&[revision("rs1", 2), revision("rs2", 1)]), "b");
+    assert_eq!(preferring(&[revision("rs1", 1), revision("rs2", 2)]), "c");
+}
+
+#[test]
+fn while_none_is_ready_one_that_runs_will_do_where_that_was_asked_for() {
+    let running = |pods: Vec<Pod>| {
+        let choice = Choice { wanted: Wanted::Running, ..READY };
+        select(&workload(WorkloadKind::Deployment), pods, &[revision("rs1", 1)], &choice).map(|target| target.pod)
+    };
+    let starting = || unready(json!({"running": {}}));
+    let waiting = || unready(json!({"waiting": {"reason": "ContainerCreating"}}));
+    assert_eq!(running(vec![pod("a", "rs1", waiting()), pod("b", "rs1", starting())]).expect("runs"), "b");
+    assert_eq!(running(vec![pod("a", "rs1", starting()), pod("b", "rs1", |_| {})]).expect("ready"), "b");
+    assert!(running(vec![pod("a", "rs1", waiting())]).is_err());
+    assert!(choose(vec![pod("a", "rs1", starting())], &[revision("rs1", 1)]).is_err());
 }
 
 #[test]
@@ -136,7 +163,7 @@ fn an_unschedulable_pod_is_told_with_the_schedulers_message() {
 #[test]
 fn a_workload_scaled_to_zero_is_said_to_be_so() {
     let zero = Workload { replicas: 0, ..workload(WorkloadKind::StatefulSet) };
-    let error = select(&zero, Vec::new(), &[], None, None).expect_err("none");
+    let error = select(&zero, Vec::new(), &[], &READY).expect_err("none");
     assert_eq!(error.to_string(), "sts/web has no ready pod: it is scaled to 0");
     assert_eq!(error.next_step(), Some("`kubectl scale sts/web --replicas=1`"));
 }
@@ -148,8 +175,7 @@ fn the_container_is_the_one_asked_for_or_annotated_or_the_first() {
             &workload(WorkloadKind::Deployment),
             vec![pod("a", "rs1", |_| {})],
             &[revision("rs1", 1)],
-            Some(name),
-            None,
+            &Choice { container: Some(name), ..READY },
         )
     };
     assert_eq!(wanted("proxy").expect("a target").container, "proxy");
