@@ -59,12 +59,12 @@ pub(crate) fn start_controllers(state: &StateDir, first: &Process) -> Result<()>
     let pki = state.join("pki");
     let pki = pki.display();
     let program = |name: &str| state.join("components").join(name);
-    // A dead node is noticed after 16 s instead of 50, so that tests of it are bearable.
+    // A node is given up later than rows let the API server stand still (30 s, and 10 s between heartbeats).
     let controllers = format!(
         "--kubeconfig={} --leader-elect=false --use-service-account-credentials=true --root-ca-file={pki}/ca.crt \
          --service-account-private-key-file={pki}/sa.key --cluster-signing-cert-file={pki}/ca.crt \
          --cluster-signing-key-file={pki}/ca.key --allocate-node-cidrs=false --cluster-cidr={} \
-         --service-cluster-ip-range={} --node-monitor-grace-period=16s",
+         --service-cluster-ip-range={} --node-monitor-grace-period=60s",
         state.kubeconfig("controllers").display(),
         POD_RANGES.join(","),
         SERVICE_RANGES.join(",")
