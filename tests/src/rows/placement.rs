@@ -258,7 +258,7 @@ fn not_admitted(world: &World) -> anyhow::Result<()> {
     let second = world.run("deploy/web").flags(&["-n", SPACE, "--as", "stead-carrier"]);
     expect(second.command(&["true"]), 77, &["pods/attach"])?;
     let elsewhere = world.run("deploy/web").flags(&["--as", EDITOR]);
-    expect(elsewhere.command(&["true"]), 77, &["pods/attach"])?;
+    expect(elsewhere.command(&["true"]), 77, &["is forbidden", "next: needs get, list on deployments"])?;
     // The agent's port itself, which he may open a pipe to.
     let path = format!("/api/v1/namespaces/{SPACE}/pods/{pod}");
     let address = world.camera().api().get(&path)?["status"]["podIP"].as_str().context("no address")?.to_owned();

@@ -43,16 +43,14 @@ const AT_ONCE: Duration = Duration::from_secs(2);
 
 fn agent_killed(world: &World) -> anyhow::Result<()> {
     with_moving(world, |pod| {
-        let agents = containers(&[world.pod(pod)?]).into_iter().filter(|it| it.name.starts_with(AGENT));
-        kill_all(&agents.flat_map(|it| it.pids).collect::<Vec<_>>())?;
+        kill_in(world, pod, |container| container.starts_with(AGENT))?;
         Ok(pod.to_owned())
     })
 }
 
 fn app_killed(world: &World) -> anyhow::Result<()> {
     with_moving(world, |pod| {
-        let app = containers(&[world.pod(pod)?]).into_iter().filter(|it| it.name == "moving");
-        kill_all(&app.flat_map(|it| it.pids).collect::<Vec<_>>())?;
+        kill_in(world, pod, |container| container == "moving")?;
         within(Duration::from_secs(20), || {
             let status = world.pod(pod)?["status"]["containerStatuses"][0].take();
             ensure!(status["restartCount"] == 1 && status["ready"] == true, "{status}");
@@ -157,10 +155,16 @@ fn lives_on(world: &World, shell: &mut Shell, end: impl FnOnce(&str) -> anyhow::
     Ok(())
 }
 
-fn kill_all(pids: &[u32]) -> anyhow::Result<()> {
-    ensure!(!pids.is_empty(), "no process was found");
+/// Every process of the pod's containers that are called so, once the API shows them to run.
+fn kill_in(world: &World, pod: &str, is_called: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    let pids = within(Duration::from_secs(10), || {
+        let named = containers(&[world.pod(pod)?]).into_iter().filter(|container| is_called(&container.name));
+        let pids: Vec<u32> = named.flat_map(|container| container.pids).collect();
+        ensure!(!pids.is_empty(), "no process was found");
+        Ok(pids)
+    })?;
     for pid in pids {
-        kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGKILL)?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
     }
     Ok(())
 }
