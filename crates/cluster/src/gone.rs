@@ -17,8 +17,9 @@ use crate::ready::end_of;
 /// For one look at the pod. Short, since a connection of the pool may be one that the network has forgotten.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Between two looks that failed, or without the right to watch.
+/// Between two looks, without the right to watch; longer and longer while they fail.
 const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// The API server ends a watch after 290 s; a watch that is silent for longer has lost its connection.
 const WATCH: Duration = Duration::from_secs(300);
@@ -46,6 +47,7 @@ impl Cluster {
     /// to doubt an old watch begins again.
     pub async fn gone(&self, agent: &AgentContainer) -> Gone {
         let pods = self.api::<Pod>();
+        let mut pause = PAUSE;
         loop {
             let looked = timeout(LOOK, pods.get_opt(&agent.pod)).await;
             let version = match looked {
@@ -59,12 +61,14 @@ impl Cluster {
                 }
                 Err(_) => None,
             };
+            let is_seen = version.is_some();
             if let Some(version) = version
                 && let Some(gone) = self.gone_since(agent, &version).await
             {
                 return gone;
             }
-            sleep(PAUSE).await;
+            sleep(pause).await;
+            pause = if is_seen { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         }
     }
 

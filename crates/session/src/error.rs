@@ -53,6 +53,11 @@ impl Error {
         matches!(self, Error::Cluster(error) if error.kind() == cluster::Kind::MissingRight)
     }
 
+    /// The other ways through the API server are no better.
+    pub(crate) fn is_of_the_api_server(&self) -> bool {
+        matches!(self, Error::Cluster(error) if error.kind() == cluster::Kind::Unreachable)
+    }
+
     /// Ours are 64-78, one per class; `stead help exit-codes` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {

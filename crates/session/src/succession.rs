@@ -69,35 +69,38 @@ impl Succession<'_> {
 
     async fn until_lost(&self, agent: &Agent) -> Lost {
         let mut states = agent.states.clone();
-        let mut doubt = FIRST_DOUBT;
         loop {
-            self.states.send_replace(states.borrow_and_update().clone());
             let is_linked = agent.is_linked();
-            if is_linked {
-                doubt = FIRST_DOUBT;
-            }
-            // Begun anew with each change: the connection that an old watch waits on may be lost with the links'.
+            // Begun anew when links come or go: the connection that an old watch waits on may be lost with theirs.
             tokio::select! {
                 gone = self.attacher.cluster.gone(&agent.container) => return Lost::Gone(gone),
-                Ok(()) = states.changed() => {}
-                admitted = self.ask_again(&agent.container, doubt), if !is_linked => match admitted {
-                    Some(admitted) => return Lost::Forgotten(admitted),
-                    None => doubt = (doubt * 2).min(LONGEST_DOUBT),
-                },
+                admitted = self.until_forgotten(&agent.container), if !is_linked => return Lost::Forgotten(admitted),
+                () = self.publish_while(agent, is_linked, &mut states) => {}
             }
         }
     }
 
-    /// The new admission, if the agent did not know the session any more.
-    async fn ask_again(&self, agent: &AgentContainer, doubt: Duration) -> Option<Admitted> {
-        sleep(doubt).await;
-        match timeout(ANSWER, self.attacher.admit_again(agent)).await {
-            Ok(Ok(admitted)) => (!admitted.renewed).then_some(admitted),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "the agent cannot be asked");
-                None
+    /// Publishes the states of the links for as long as any, or none, is up.
+    async fn publish_while(&self, agent: &Agent, is_linked: bool, states: &mut watch::Receiver<LinkStates>) {
+        while agent.is_linked() == is_linked {
+            self.states.send_replace(states.borrow_and_update().clone());
+            if states.changed().await.is_err() {
+                std::future::pending().await
             }
-            Err(_) => None,
+        }
+    }
+
+    /// The new admission, once the agent does not know the session any more.
+    async fn until_forgotten(&self, agent: &AgentContainer) -> Admitted {
+        let mut doubt = FIRST_DOUBT;
+        loop {
+            sleep(doubt).await;
+            match timeout(ANSWER, self.attacher.admit_again(agent)).await {
+                Ok(Ok(admitted)) if !admitted.renewed => return admitted,
+                Ok(Err(error)) => tracing::debug!(%error, "the agent cannot be asked"),
+                Ok(Ok(_)) | Err(_) => {}
+            }
+            doubt = (doubt * 2).min(LONGEST_DOUBT);
         }
     }
 

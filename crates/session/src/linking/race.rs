@@ -46,10 +46,12 @@ pub(super) async fn any(dial: &Dial) -> Result<Dialled, Error> {
                 Ok(dialled) => return Ok(dialled),
                 Err(error) => {
                     tracing::debug!(%rung, %error, "a rung does not serve");
-                    failures.push((rung, error));
-                    if rung != Rung::Direct {
+                    if error.is_of_the_api_server() {
+                        waiting.retain(|(rung, _)| *rung == Rung::Direct);
+                    } else if rung != Rung::Direct {
                         waiting.iter_mut().for_each(|(_, due)| *due = started);
                     }
+                    failures.push((rung, error));
                 }
             },
             () = sleep_until(next.unwrap_or(started)), if next.is_some() => {}
