@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use testkit::lab::Lab;
 
 use crate::arena::{Arena, Found};
 use crate::bench::goals::Judged;
@@ -138,6 +139,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn measure(args: &Args, plan: &Plan, arena: &Arena, place: &Place) -> Result<Samples> {
     let mut samples = Samples::default();
     {
+        let _route = Route::open(arena)?;
         let mut paths = Paths::open(arena, place)?;
         if !args.wan {
             rounds::near(&mut paths, plan, &mut samples)?;
@@ -147,9 +149,26 @@ fn measure(args: &Args, plan: &Plan, arena: &Arena, place: &Place) -> Result<Sam
         }
     }
     if !args.wan && plan.wants_any([start::NAME].into_iter()) {
-        start::measure(arena, plan, &mut samples)?;
+        start::measure(arena, place.server, plan, &mut samples)?;
     }
     Ok(samples)
+}
+
+/// Pod addresses are reached from the developer's machine as long as this lives: plain TCP and `direct` need that.
+struct Route<'a>(&'a Lab);
+
+impl<'a> Route<'a> {
+    fn open(arena: &'a Arena) -> Result<Route<'a>> {
+        arena.lab().testbed(&["route", "on"])?;
+        Ok(Route(arena.lab()))
+    }
+}
+
+impl Drop for Route<'_> {
+    fn drop(&mut self) {
+        // The testbed may be on its way down.
+        let _ = self.0.testbed(&["route", "off"]);
+    }
 }
 
 fn missed_at_half_strength(samples: &Samples) -> Vec<Judged> {

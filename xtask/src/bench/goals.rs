@@ -1,10 +1,10 @@
 //! The goals of design section 13 that this release's rows have, as a table.
 
-use crate::bench::paths::Path;
+use crate::bench::paths::{BY_RUNG, Path};
 use crate::bench::samples::Samples;
 use crate::bench::start;
 
-use Path::{Forward, Plain, Pod, Raw, Stead};
+use Path::{Forward, Plain, Pod, Raw, Stead, SteadDirect};
 
 type Figure = (&'static str, Path);
 
@@ -36,7 +36,10 @@ struct Row {
 pub(crate) struct Judged {
     row: &'static Row,
     pub(crate) what: &'static str,
+    /// Over `proxy`, unless the goal names another rung.
     pub(crate) value: Option<f64>,
+    /// The same of each rung.
+    pub(crate) by_rung: [Option<f64>; BY_RUNG.len()],
 }
 
 impl Judged {
@@ -115,11 +118,14 @@ const fn cluster_cpu(what: &'static str, name: &'static str) -> Row {
 }
 
 impl Row {
-    fn value(&self, samples: &Samples) -> Option<f64> {
+    /// With `rung` in the place of `proxy`.
+    fn value(&self, samples: &Samples, rung: Path) -> Option<f64> {
+        let over = |path| if path == Stead { rung } else { path };
         match self.expression {
-            Expression::Ratio(of, to) => samples.ratio(of, to),
-            Expression::Value => samples.median(self.what, Stead),
+            Expression::Ratio((of, path), (to, other)) => samples.ratio((of, over(path)), (to, over(other))),
+            Expression::Value => samples.median(self.what, rung),
             Expression::ClusterCpu(name, path, other) => {
+                let (path, other) = (over(path), over(other));
                 let sum = |path| -> Option<f64> {
                     let roles = ["apiserver", "kubelet", "containerd"];
                     roles.iter().map(|role| samples.median(&format!("{name}, CPU s/GB {role}"), path)).sum()
@@ -127,6 +133,10 @@ impl Row {
                 Some(sum(path)? / sum(other)?)
             }
         }
+    }
+
+    fn is_of_one_rung(&self) -> bool {
+        matches!(self.expression, Expression::Ratio((_, SteadDirect), _) | Expression::Value)
     }
 
     const fn kept_from_by(self, obstacle: &'static str) -> Row {
@@ -154,11 +164,13 @@ const API_SERVER: &str = "the API server's own reads, writes and TLS cost about 
     pipe: the same), and here kubectl port-forward costs the cluster 4-6 s per GB, not the 8-10 that the goal was set by.";
 
 #[rustfmt::skip]
-static GOALS: [Row; 23] = [
+static GOALS: [Row; 27] = [
     ratio("one flow down, to port-forward", ("down, Gbit/s", Stead), ("down, Gbit/s", Forward), Limit::AtLeast(2.0)).kept_from_by(BULK),
     ratio("one flow up, to port-forward", ("up, Gbit/s", Stead), ("up, Gbit/s", Forward), Limit::AtLeast(2.0)).kept_from_by(BULK),
     ratio("one flow down, to a raw pipe", ("down, Gbit/s", Stead), ("down, Gbit/s", Raw), Limit::AtLeast(0.75)),
     ratio("one flow up, to a raw pipe", ("up, Gbit/s", Stead), ("up, Gbit/s", Raw), Limit::AtLeast(0.75)),
+    ratio("one flow down, direct to proxy", ("down, Gbit/s", SteadDirect), ("down, Gbit/s", Stead), Limit::AtLeast(1.5)),
+    ratio("one flow up, direct to proxy", ("up, Gbit/s", SteadDirect), ("up, Gbit/s", Stead), Limit::AtLeast(1.5)),
     ratio("round trip p50, to port-forward", ("round trip, p50 us", Stead), ("round trip, p50 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS),
     ratio("round trip p99, to port-forward", ("round trip, p99 us", Stead), ("round trip, p99 us", Forward), Limit::AtMost(0.25)).kept_from_by(WAKE_UPS).only_told(),
     ratio("round trip p50, to a raw pipe", ("round trip, p50 us", Stead), ("round trip, p50 us", Raw), Limit::AtMost(1.25)),
@@ -176,12 +188,18 @@ static GOALS: [Row; 23] = [
     value("client at rest, MB proportional", 25.0),
     value("agent at rest, MB resident", 12.0),
     value("parked agent, MB resident", 8.0),
+    value("10,000 flows, KiB of the client each", 15.0),
+    value("10,000 flows, KiB of the agent each", 15.0),
     value("stead with the agent inside, MB", 20.0),
     value("stead-agent, MB", 20.0),
 ];
 
 pub(crate) fn judge(samples: &Samples) -> Vec<Judged> {
-    GOALS.iter().map(|row| Judged { row, what: row.what, value: row.value(samples) }).collect()
+    let judge = |row: &'static Row| {
+        let by_rung = BY_RUNG.map(|rung| row.value(samples, rung).filter(|_| !row.is_of_one_rung()));
+        Judged { row, what: row.what, value: row.value(samples, Stead), by_rung }
+    };
+    GOALS.iter().map(judge).collect()
 }
 
 #[cfg(test)]
@@ -192,7 +210,7 @@ mod tests {
     const SLOW: Row = ratio("", ("", Stead), ("", Forward), Limit::AtMost(0.25));
 
     fn judged(value: f64, row: Row) -> Judged {
-        Judged { row: Box::leak(Box::new(row)), what: "", value: Some(value) }
+        Judged { row: Box::leak(Box::new(row)), what: "", value: Some(value), by_rung: [None; BY_RUNG.len()] }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The ways from a client to the server that are compared, each held open for the whole run.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,10 +22,25 @@ pub(crate) enum Path {
     /// A pipe of its own through the API server for each connection.
     Raw,
     Forward,
+    /// Through the API server's proxy, as by default where pods are not reached.
     Stead,
+    SteadDirect,
+    SteadForward,
 }
 
+/// The ways of stead itself, by rung.
+pub(crate) const BY_RUNG: [Path; 3] = [Path::Stead, Path::SteadDirect, Path::SteadForward];
+
 impl Path {
+    fn rung(self) -> Option<&'static str> {
+        match self {
+            Path::Stead => Some("proxy"),
+            Path::SteadDirect => Some("direct"),
+            Path::SteadForward => Some("forward"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Path::Pod => "pod to pod",
@@ -32,6 +48,8 @@ impl Path {
             Path::Raw => "raw upgraded pipe",
             Path::Forward => "kubectl port-forward",
             Path::Stead => "stead",
+            Path::SteadDirect => "stead, direct",
+            Path::SteadForward => "stead, forward",
         }
     }
 }
@@ -46,7 +64,7 @@ pub(crate) struct Paths {
     testapp: String,
     gohttp: String,
     server: std::net::IpAddr,
-    session: Shell,
+    sessions: BTreeMap<Path, Shell>,
     helpers: Vec<Helper>,
     pub(crate) processes: Processes,
 }
@@ -66,13 +84,17 @@ impl Paths {
             FORWARD.iter().zip(SERVER).map(|(local, remote)| format!("{local}:{remote}")).collect();
         let words = ["kubectl", "port-forward", "-n", NAMESPACE, "pod/server", &pairs[0], &pairs[1]];
         helpers.push(Helper::start(lab.user(words))?);
-        let session = Shell::start(stead(arena, &["--park", "1s"], &["sh"])).context("no session")?;
+        let mut sessions = BTreeMap::new();
+        for path in BY_RUNG {
+            let flags = ["--park", "1s", "--rung", path.rung().unwrap_or_default()];
+            sessions.insert(path, Shell::start(stead(arena, &flags, &["sh"])).context("no session")?);
+        }
         let testapp = arena.testapp.display().to_string();
-        let processes =
-            Processes::find(&lab, session.pid(), helpers[2].0.id(), [helpers[0].0.id(), helpers[1].0.id()])?;
+        let clients = sessions.iter().map(|(path, session)| (*path, session.pid())).collect();
+        let processes = Processes::find(&lab, clients, helpers[2].0.id(), [helpers[0].0.id(), helpers[1].0.id()])?;
         let gohttp = place.gohttp.display().to_string();
-        let mut paths = Paths { lab, testapp, gohttp, server: place.server, session, helpers, processes };
-        for path in [Path::Pod, Path::Raw, Path::Forward, Path::Stead] {
+        let mut paths = Paths { lab, testapp, gohttp, server: place.server, sessions, helpers, processes };
+        for path in [Path::Pod, Path::Raw, Path::Forward].into_iter().chain(BY_RUNG) {
             within(Duration::from_secs(20), || paths.measure(path, "--mode c -t 0.05"))?;
         }
         Ok(paths)
@@ -85,15 +107,15 @@ impl Paths {
         let server = SocketAddr::from((self.server, port(SERVER)));
         let local = |ports: [u16; 2]| SocketAddr::from(([127, 0, 0, 1], port(ports)));
         let address = match path {
-            Path::Pod | Path::Plain | Path::Stead => server,
             Path::Raw => local(RAW),
             Path::Forward => local(FORWARD),
+            _ => server,
         };
         let line = format!("measure {what} --addr {address}");
         let words: Vec<&str> = line.split(' ').collect();
-        let text = match path {
-            Path::Pod => self.lab.in_pod(NAMESPACE, "web", &[&["/testapp"], &words[..]].concat()),
-            Path::Stead => self.session.ok(&format!("{} {line}", self.testapp)),
+        let text = match (path, self.sessions.get_mut(&path)) {
+            (Path::Pod, _) => self.lab.in_pod(NAMESPACE, "web", &[&["/testapp"], &words[..]].concat()),
+            (_, Some(session)) => session.ok(&format!("{} {line}", self.testapp)),
             _ => checked(&mut self.lab.user([&[self.testapp.as_str()], &words[..]].concat())),
         };
         let text = text.with_context(|| format!("{} over {}", what, path.name()))?;
@@ -108,7 +130,8 @@ impl Paths {
             let head = ["kubectl", "exec", "-n", NAMESPACE, "web", "-c", "gohttp", "--", "/gohttp"];
             checked(&mut self.lab.root([&head[..], &words].concat()))?
         } else {
-            self.session.ok(&format!("{} {line}", self.gohttp))?
+            let session = self.sessions.get_mut(&path).context("no session")?;
+            session.ok(&format!("{} {line}", self.gohttp))?
         };
         serde_json::from_str(&text).with_context(|| format!("Go's HTTP over {} gave no figures", path.name()))
     }

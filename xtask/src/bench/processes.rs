@@ -32,26 +32,28 @@ pub(crate) struct Processes {
 pub(crate) type Cpu = BTreeMap<&'static str, f64>;
 
 impl Processes {
-    pub(crate) fn find(lab: &Lab, session: u32, forward: u32, relays: [u32; 2]) -> Result<Processes> {
+    pub(crate) fn find(lab: &Lab, sessions: BTreeMap<Path, u32>, forward: u32, relays: [u32; 2]) -> Result<Processes> {
         let status: Value = serde_json::from_str(&lab.testbed(&["status", "-o", "json"])?)?;
         let component = |prefix: &str| -> Vec<u32> {
             let all = status["processes"].as_array().into_iter().flatten();
             let named = all.filter(|process| process["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
             named.filter_map(|process| u32::try_from(process["pid"].as_u64()?).ok()).collect()
         };
-        let mut client = vec![session];
-        client.extend(descendants_called(session, "stead"));
         // The API shows a container a moment after it runs.
         let agent = within(Duration::from_secs(10), || {
             Some(agents_of(&pods(lab)?)).filter(|a| !a.is_empty()).context("no agent runs")
         })?;
         let pipe: Vec<u32> = called("testpipe").into_iter().filter(|pid| !relays.contains(pid)).collect();
         ensure!(!pipe.is_empty(), "no raw pipe runs");
-        let by_path = BTreeMap::from([
-            (Path::Stead, vec![("client", client), ("agent", agent)]),
+        let mut by_path = BTreeMap::from([
             (Path::Raw, vec![("client", relays.to_vec()), ("agent", pipe)]),
             (Path::Forward, vec![("client", vec![forward])]),
         ]);
+        for (path, session) in sessions {
+            let mut client = vec![session];
+            client.extend(descendants_called(session, "stead"));
+            by_path.insert(path, vec![("client", client), ("agent", agent.clone())]);
+        }
         let cluster = vec![
             ("apiserver", component("apiserver")),
             ("kubelet", component("kubelet")),

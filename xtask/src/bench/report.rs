@@ -12,7 +12,8 @@ use crate::bench::paths::Path;
 use crate::bench::samples::Samples;
 use crate::{cache, shell};
 
-const PATHS: [Path; 5] = [Path::Pod, Path::Plain, Path::Raw, Path::Forward, Path::Stead];
+const PATHS: [Path; 7] =
+    [Path::Pod, Path::Plain, Path::Raw, Path::Forward, Path::Stead, Path::SteadDirect, Path::SteadForward];
 
 /// Both tables.
 pub(crate) fn text(samples: &Samples, goals: &[Judged]) -> String {
@@ -30,7 +31,7 @@ pub(crate) fn write(out: Option<&File>, samples: &Samples, goals: &[Judged], pla
     let machine = machine()?;
     let goals_json = goals
         .iter()
-        .map(|goal| json!({"row": goal.what, "value": goal.value, "goal": goal.goal(), "verdict": goal.verdict()}));
+        .map(|goal| json!({"row": goal.what, "value": goal.value, "by_rung": goal.by_rung, "goal": goal.goal(), "verdict": goal.verdict()}));
     let all = json!({
         "date": date,
         "machine": machine,
@@ -64,12 +65,11 @@ fn page(date: &str, machine: &Value, samples: &Samples, goals: &[Judged], plan: 
 fn figures(samples: &Samples) -> String {
     let mut out = String::from("| |");
     PATHS.iter().for_each(|path| out += &format!(" {} |", path.name()));
-    out += "\n|---|---|---|---|---|---|\n";
+    out += &format!("\n|{}\n", "---|".repeat(PATHS.len() + 1));
     for name in samples.names() {
         let _ = write!(out, "| {name} |"); // writing to a String cannot fail
         for path in PATHS {
-            let cell = samples.median(name, path).map_or_else(|| "–".to_owned(), short);
-            let _ = write!(out, " {cell} |");
+            let _ = write!(out, " {} |", cell(samples.median(name, path)));
         }
         out.push('\n');
     }
@@ -77,10 +77,11 @@ fn figures(samples: &Samples) -> String {
 }
 
 fn judgement(goals: &[Judged]) -> String {
-    let mut out = String::from("| | measured | goal | |\n|---|---|---|---|\n");
+    let mut out = String::from("| | measured | goal | | over direct | over forward |\n|---|---|---|---|---|---|\n");
     let mut obstacles = Vec::new();
     for goal in goals {
-        let value = goal.value.map_or_else(|| "–".to_owned(), short);
+        let [_, direct, forward] = goal.by_rung.map(cell);
+        let value = cell(goal.value);
         let _ = write!(out, "| {} | {value} | {} | {}", goal.what, goal.goal(), goal.verdict());
         if let Some(obstacle) = goal.obstacle() {
             let known = obstacles.iter().position(|known| *known == obstacle);
@@ -90,12 +91,16 @@ fn judgement(goals: &[Judged]) -> String {
             });
             let _ = write!(out, " ({})", number + 1);
         }
-        out += " |\n";
+        let _ = writeln!(out, " | {direct} | {forward} |");
     }
     for (number, obstacle) in obstacles.iter().enumerate() {
         let _ = write!(out, "\n({}) {obstacle}\n", number + 1);
     }
     out
+}
+
+fn cell(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "–".to_owned(), short)
 }
 
 /// Three figures that count.

@@ -8,7 +8,7 @@ use crate::bench::Plan;
 use crate::bench::paths::{Path, Paths};
 use crate::bench::samples::Samples;
 
-use Path::{Forward, Plain, Pod, Raw, Stead};
+use Path::{Forward, Plain, Pod, Raw, Stead, SteadDirect, SteadForward};
 
 /// Name, flags, and the paths it is taken over; in a short run the second list.
 type Measurement = (&'static str, &'static str, &'static [Path], &'static [Path]);
@@ -17,28 +17,45 @@ type Measurement = (&'static str, &'static str, &'static [Path], &'static [Path]
 const GO_HTTP: &str = "go http";
 
 const NEAR: [Measurement; 9] = [
-    ("down", "--mode s", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
-    ("up", "--mode d", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
-    ("four flows down", "--mode s -p 4", &[Pod, Raw, Forward, Stead], &[]),
-    ("four flows up", "--mode d -p 4", &[Pod, Raw, Forward, Stead], &[]),
-    ("round trip", "--mode e", &[Pod, Raw, Forward, Stead], &[Raw, Forward, Stead]),
-    ("beside bulk", "--mode e --beside s", &[Pod, Raw, Forward, Stead], &[Stead]),
-    ("new connection", "--mode c -n 300", &[Pod, Raw, Forward, Stead], &[Forward, Stead]),
-    ("http x16", GO_HTTP, &[Pod, Stead], &[Pod, Stead]),
+    ("down", "--mode s", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[Raw, Forward, Stead]),
+    ("up", "--mode d", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[Raw, Forward, Stead]),
+    ("four flows down", "--mode s -p 4", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[]),
+    ("four flows up", "--mode d -p 4", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[]),
+    ("round trip", "--mode e", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[Raw, Forward, Stead]),
+    ("beside bulk", "--mode e --beside s", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[Stead]),
+    ("new connection", "--mode c -n 300", &[Pod, Raw, Forward, Stead, SteadDirect, SteadForward], &[Forward, Stead]),
+    ("http x16", GO_HTTP, &[Pod, Stead, SteadDirect, SteadForward], &[Pod, Stead]),
     ("http x16, lean programs", "--mode h -p 16", &[Pod, Raw, Forward, Stead], &[]),
 ];
 
-const FAR: [Measurement; 3] = [
-    ("20 ms: new connection", "--mode c -n 300", &[Plain, Forward, Stead], &[Plain, Stead]),
-    ("20 ms: round trip", "--mode e", &[Plain, Forward, Stead], &[]),
-    ("20 ms: down", "--mode s", &[Plain, Raw, Forward, Stead], &[Plain, Stead]),
+const FAR: [Measurement; 4] = [
+    ("20 ms: new connection", "--mode c -n 300", &[Plain, Forward, Stead, SteadDirect, SteadForward], &[Plain, Stead]),
+    ("20 ms: round trip", "--mode e", &[Plain, Forward, Stead, SteadDirect, SteadForward], &[]),
+    ("20 ms: down", "--mode s", &[Plain, Raw, Forward, Stead, SteadDirect, SteadForward], &[Plain, Stead]),
+    ("20 ms: four flows down", "--mode s -p 4", &[Plain, Stead, SteadDirect, SteadForward], &[]),
 ];
 
-const LOSSY: [Measurement; 1] = [("20 ms, 0.1 % loss: four flows down", "--mode s -p 4", &[Plain, Stead], &[])];
+/// By the share of packets that is lost in each direction.
+const LOSSY: [(&str, [Measurement; 2]); 2] = [
+    (
+        "0.1%",
+        [
+            ("20 ms, 0.1 % loss: down", "--mode s", &[Plain, Stead, SteadDirect, SteadForward], &[]),
+            ("20 ms, 0.1 % loss: four flows down", "--mode s -p 4", &[Plain, Stead, SteadDirect, SteadForward], &[]),
+        ],
+    ),
+    (
+        "1%",
+        [
+            ("20 ms, 1 % loss: down", "--mode s", &[Plain, Stead, SteadDirect, SteadForward], &[]),
+            ("20 ms, 1 % loss: four flows down", "--mode s -p 4", &[Plain, Stead, SteadDirect, SteadForward], &[]),
+        ],
+    ),
+];
 
 /// What is measured over paths of 20 ms.
 pub(crate) fn far_names() -> impl Iterator<Item = &'static str> {
-    FAR.iter().chain(&LOSSY).map(|(name, ..)| *name)
+    FAR.iter().chain(LOSSY.iter().flat_map(|(_, lossy)| lossy)).map(|(name, ..)| *name)
 }
 
 #[cfg(test)]
@@ -55,10 +72,9 @@ pub(crate) fn near(paths: &mut Paths, plan: &Plan, samples: &mut Samples) -> Res
     Ok(())
 }
 
-/// Over a path of 20 ms; plain TCP needs pod addresses to be reachable.
+/// Over a path of 20 ms.
 pub(crate) fn far(paths: &mut Paths, plan: &Plan, samples: &mut Samples) -> Result<()> {
     let lab = paths.lab().clone();
-    lab.testbed(&["route", "on"])?;
     let done = (|| {
         lab.testbed(&["wan", "--rtt", "20ms"])?;
         for round in 0..plan.wan_rounds {
@@ -68,11 +84,16 @@ pub(crate) fn far(paths: &mut Paths, plan: &Plan, samples: &mut Samples) -> Resu
         if plan.smoke {
             return Ok(());
         }
-        lab.testbed(&["wan", "--rtt", "20ms", "--loss", "0.1%"])?;
-        (0..plan.wan_rounds).try_for_each(|round| take(paths, plan, &LOSSY, (round, plan.wan_seconds), samples))
+        for (loss, measurements) in &LOSSY {
+            lab.testbed(&["wan", "--rtt", "20ms", "--loss", loss])?;
+            for round in 0..plan.wan_rounds {
+                eprintln!("round {} of {} over 20 ms with {loss} lost", round + 1, plan.wan_rounds);
+                take(paths, plan, measurements, (round, plan.wan_seconds), samples)?;
+            }
+        }
+        Ok(())
     })();
     lab.testbed(&["wan", "off"])?;
-    lab.testbed(&["route", "off"])?;
     done
 }
 
