@@ -51,9 +51,9 @@ impl Arena {
         &self.lab
     }
 
-    /// Puts one more static program onto the nodes; its image's reference.
+    /// Puts one more static program onto the nodes; its image's reference, whose tag reads as a version: a chart may ask for one.
     pub(crate) fn load_program(&self, name: &str, program: &Path) -> Result<String> {
-        let reference = format!("localhost/{name}:{}", &cache::key([std::fs::read(program)?])[..12]);
+        let reference = format!("localhost/{name}:0.0.0-{}", &cache::key([std::fs::read(program)?])[..12]);
         let archive = image::from_static_binary(&reference, program)?;
         shell::output(own_command(&["testbed", "load"])?.arg(archive))?;
         Ok(reference)

@@ -11,6 +11,7 @@ mod report;
 mod rounds;
 mod samples;
 mod start;
+mod telepresence;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

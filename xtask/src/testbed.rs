@@ -6,7 +6,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-mod addresses;
+pub(crate) mod addresses;
 mod cgroups;
 mod cleanup;
 mod control_plane;

@@ -1,5 +1,6 @@
 //! The benchmark's namespace: the server that all paths lead to, and the pod whose place the command takes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,6 +28,11 @@ spec:
   - {name: gohttp, image: $GOHTTP, imagePullPolicy: Never, args: [serve, ':9005']}
 ---
 apiVersion: v1
+kind: Service
+metadata: {name: server, namespace: stead-bench}
+spec: {selector: {app: server}, ports: [{name: raw, port: 9000}, {name: http, port: 9001}, {name: go, port: 9005}]}
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: web, namespace: stead-bench, labels: {app: web}}
 spec:
@@ -42,7 +48,9 @@ spec:
 pub(crate) struct Place {
     lab: Lab,
     /// The server pod's address.
-    pub(crate) server: std::net::IpAddr,
+    pub(crate) server: IpAddr,
+    /// Of the Service before it.
+    pub(crate) service: IpAddr,
     /// Of the raw pipe's agent, in hex.
     pub(crate) pin: String,
     pub(crate) testpipe: std::path::PathBuf,
@@ -64,9 +72,15 @@ impl Place {
         lab.apply(file.path())?;
         let ready = ["wait", "-n", NAMESPACE, "pod/web", "pod/server", "--for=condition=Ready", "--timeout=60s"];
         within(Duration::from_secs(60), || lab.kubectl(&ready))?;
-        let ip = lab.kubectl(&["get", "pod", "-n", NAMESPACE, "server", "-o", "jsonpath={.status.podIP}"])?;
+        let address = |object: &str, field: &str| -> Result<IpAddr> {
+            let path = format!("jsonpath={{{field}}}");
+            let text = lab.kubectl(&["get", object, "-n", NAMESPACE, "-o", &path])?;
+            text.trim().parse().with_context(|| format!("{object} has no address"))
+        };
+        let (server, service) =
+            (address("pod/server", ".status.podIP")?, address("service/server", ".spec.clusterIP")?);
         let pin = lab.kubectl(&["logs", "-n", NAMESPACE, "web", "-c", "pipe"])?.trim().to_owned();
-        Ok(Place { server: ip.trim().parse().context("the server has no address")?, pin, testpipe, gohttp, lab })
+        Ok(Place { server, service, pin, testpipe, gohttp, lab })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ways from a client to the server that are compared, each held open for the whole run.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use testkit::lab::{Lab, Shell, checked, within};
 use crate::arena::Arena;
 use crate::bench::manifest::{NAMESPACE, Place};
 use crate::bench::processes::Processes;
+use crate::bench::telepresence::Telepresence;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Path {
@@ -22,6 +23,8 @@ pub(crate) enum Path {
     /// A pipe of its own through the API server for each connection.
     Raw,
     Forward,
+    /// To the Service, where `TELEPRESENCE` names the program.
+    Telepresence,
     /// Through the API server's proxy, as by default where pods are not reached.
     Stead,
     SteadDirect,
@@ -47,6 +50,7 @@ impl Path {
             Path::Plain => "plain TCP",
             Path::Raw => "raw upgraded pipe",
             Path::Forward => "kubectl port-forward",
+            Path::Telepresence => "Telepresence",
             Path::Stead => "stead",
             Path::SteadDirect => "stead, direct",
             Path::SteadForward => "stead, forward",
@@ -63,8 +67,10 @@ pub(crate) struct Paths {
     lab: Lab,
     testapp: String,
     gohttp: String,
-    server: std::net::IpAddr,
+    server: IpAddr,
+    service: IpAddr,
     sessions: BTreeMap<Path, Shell>,
+    telepresence: Option<Telepresence>,
     helpers: Vec<Helper>,
     pub(crate) processes: Processes,
 }
@@ -90,11 +96,16 @@ impl Paths {
             sessions.insert(path, Shell::start(stead(arena, &flags, &["sh"])).context("no session")?);
         }
         let testapp = arena.testapp.display().to_string();
+        let telepresence = Telepresence::start(arena)?;
         let clients = sessions.iter().map(|(path, session)| (*path, session.pid())).collect();
         let processes = Processes::find(&lab, clients, helpers[2].0.id(), [helpers[0].0.id(), helpers[1].0.id()])?;
         let gohttp = place.gohttp.display().to_string();
-        let mut paths = Paths { lab, testapp, gohttp, server: place.server, sessions, helpers, processes };
-        for path in [Path::Pod, Path::Raw, Path::Forward].into_iter().chain(BY_RUNG) {
+        let (server, service) = (place.server, place.service);
+        let mut paths = Paths { lab, testapp, gohttp, server, service, sessions, telepresence, helpers, processes };
+        for path in [Path::Pod, Path::Raw, Path::Forward, Path::Telepresence].into_iter().chain(BY_RUNG) {
+            if !paths.has(path) {
+                continue;
+            }
             within(Duration::from_secs(20), || paths.measure(path, "--mode c -t 0.05"))?;
         }
         Ok(paths)
@@ -104,7 +115,7 @@ impl Paths {
     pub(crate) fn measure(&mut self, path: Path, what: &str) -> Result<Report> {
         let is_http = what.contains("--mode h");
         let port = |ports: [u16; 2]| ports[usize::from(is_http)];
-        let server = SocketAddr::from((self.server, port(SERVER)));
+        let server = SocketAddr::from((self.host(path), port(SERVER)));
         let local = |ports: [u16; 2]| SocketAddr::from(([127, 0, 0, 1], port(ports)));
         let address = match path {
             Path::Raw => local(RAW),
@@ -124,16 +135,26 @@ impl Paths {
 
     /// Go's HTTP against Go's HTTP, `load` being its arguments behind the address.
     pub(crate) fn go_http(&mut self, path: Path, load: &str) -> Result<Report> {
-        let line = format!("load {}:9005 {load}", self.server);
+        let line = format!("load {}:9005 {load}", self.host(path));
         let words: Vec<&str> = line.split(' ').collect();
-        let text = if path == Path::Pod {
-            let head = ["kubectl", "exec", "-n", NAMESPACE, "web", "-c", "gohttp", "--", "/gohttp"];
-            checked(&mut self.lab.root([&head[..], &words].concat()))?
-        } else {
-            let session = self.sessions.get_mut(&path).context("no session")?;
-            session.ok(&format!("{} {line}", self.gohttp))?
+        let text = match (path, self.sessions.get_mut(&path)) {
+            (Path::Pod, _) => {
+                let head = ["kubectl", "exec", "-n", NAMESPACE, "web", "-c", "gohttp", "--", "/gohttp"];
+                checked(&mut self.lab.root([&head[..], &words].concat()))?
+            }
+            (_, Some(session)) => session.ok(&format!("{} {line}", self.gohttp))?,
+            _ => checked(&mut self.lab.user([&[self.gohttp.as_str()], &words[..]].concat()))?,
         };
         serde_json::from_str(&text).with_context(|| format!("Go's HTTP over {} gave no figures", path.name()))
+    }
+
+    /// Whether this run has it.
+    pub(crate) fn has(&self, path: Path) -> bool {
+        path != Path::Telepresence || self.telepresence.is_some()
+    }
+
+    fn host(&self, path: Path) -> IpAddr {
+        if path == Path::Telepresence { self.service } else { self.server }
     }
 
     pub(crate) fn lab(&self) -> &Lab {

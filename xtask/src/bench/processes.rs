@@ -48,6 +48,7 @@ impl Processes {
         let mut by_path = BTreeMap::from([
             (Path::Raw, vec![("client", relays.to_vec()), ("agent", pipe)]),
             (Path::Forward, vec![("client", vec![forward])]),
+            (Path::Telepresence, vec![("client", called("telepresence")), ("agent", called("traffic"))]),
         ]);
         for (path, session) in sessions {
             let mut client = vec![session];

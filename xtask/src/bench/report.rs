@@ -12,8 +12,16 @@ use crate::bench::paths::Path;
 use crate::bench::samples::Samples;
 use crate::{cache, shell};
 
-const PATHS: [Path; 7] =
-    [Path::Pod, Path::Plain, Path::Raw, Path::Forward, Path::Stead, Path::SteadDirect, Path::SteadForward];
+const PATHS: [Path; 8] = [
+    Path::Pod,
+    Path::Plain,
+    Path::Raw,
+    Path::Forward,
+    Path::Telepresence,
+    Path::Stead,
+    Path::SteadDirect,
+    Path::SteadForward,
+];
 
 /// Both tables.
 pub(crate) fn text(samples: &Samples, goals: &[Judged]) -> String {
@@ -64,12 +72,13 @@ fn page(date: &str, machine: &Value, samples: &Samples, goals: &[Judged], plan: 
 
 fn figures(samples: &Samples) -> String {
     let mut out = String::from("| |");
-    PATHS.iter().for_each(|path| out += &format!(" {} |", path.name()));
-    out += &format!("\n|{}\n", "---|".repeat(PATHS.len() + 1));
+    let paths: Vec<Path> = PATHS.into_iter().filter(|path| samples.has(*path)).collect();
+    paths.iter().for_each(|path| out += &format!(" {} |", path.name()));
+    out += &format!("\n|{}\n", "---|".repeat(paths.len() + 1));
     for name in samples.names() {
         let _ = write!(out, "| {name} |"); // writing to a String cannot fail
-        for path in PATHS {
-            let _ = write!(out, " {} |", cell(samples.median(name, path)));
+        for path in &paths {
+            let _ = write!(out, " {} |", cell(samples.median(name, *path)));
         }
         out.push('\n');
     }

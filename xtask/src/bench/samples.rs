@@ -23,6 +23,11 @@ impl Samples {
         self.figures.extend(other.figures);
     }
 
+    /// Whether anything was measured over it.
+    pub(crate) fn has(&self, path: Path) -> bool {
+        self.figures.values().any(|paths| paths.contains_key(&path))
+    }
+
     /// Median over the rounds.
     pub(crate) fn median(&self, measurement: &str, path: Path) -> Option<f64> {
         median(self.figures.get(measurement)?.get(&path)?.clone())
