@@ -46,7 +46,7 @@ pub(super) async fn any(dial: &Dial) -> Result<Dialled, Error> {
                 Ok(dialled) => return Ok(dialled),
                 Err(error) => {
                     tracing::debug!(%rung, %error, "a rung does not serve");
-                    if error.is_of_the_api_server() {
+                    if rung != Rung::Direct && error.is_of_the_api_server() {
                         waiting.retain(|(rung, _)| *rung == Rung::Direct);
                     } else if rung != Rung::Direct {
                         waiting.iter_mut().for_each(|(_, due)| *due = started);
