@@ -18,6 +18,7 @@ mod load;
 mod localhost;
 mod loss;
 mod names;
+mod pacing;
 mod placement;
 mod process;
 mod readme;
@@ -70,6 +71,7 @@ pub(crate) fn all() -> Vec<Row> {
         localhost::ROWS,
         bytes::ROWS,
         rungs::ROWS,
+        pacing::ROWS,
         languages::ROWS,
         process::ROWS,
         terminal::ROWS,

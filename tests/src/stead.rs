@@ -133,12 +133,19 @@ impl Drop for Held {
     }
 }
 
-/// The test program's server on the developer's machine, outside of any session.
+/// The test program's server on the developer's machine, outside of any session, or on a node.
 pub(crate) struct Server(Child);
 
 impl Server {
     pub(crate) fn start(world: &World, flags: &[&str]) -> anyhow::Result<Server> {
-        let mut serve = world.lab().user([&[world.testapp(), "serve"], flags].concat());
+        Server::spawn(world.lab().user([&[world.testapp(), "serve"], flags].concat()))
+    }
+
+    pub(crate) fn on_node(world: &World, node: &str, flags: &[&str]) -> anyhow::Result<Server> {
+        Server::spawn(world.lab().node(node, [&[world.testapp(), "serve"], flags].concat()))
+    }
+
+    fn spawn(mut serve: Command) -> anyhow::Result<Server> {
         Ok(Server(serve.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
     }
 }

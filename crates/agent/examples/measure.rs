@@ -47,10 +47,11 @@ async fn main() -> anyhow::Result<()> {
         let pipe = TcpStream::connect((Ipv4Addr::LOCALHOST, u16::try_from(admitted.port)?)).await?;
         pipe.set_nodelay(true)?;
         let io = link::tls::connect(pipe, client_tls(&identity, pin)).await?;
-        let hello = Hello { protocol: 1, release: wire::RELEASE.into(), session: vec![1; 16], link: number };
+        let hello =
+            Hello { protocol: 1, release: wire::RELEASE.into(), session: vec![1; 16], link: number, shared_way: false };
         let endpoint = endpoint.clone();
         links.push(tokio::spawn(async move {
-            endpoint.run_link(number, io, hello.to_bytes().into(), |_| Ok(())).await;
+            endpoint.run_link(number, link::Way::Own, io, hello.to_bytes().into(), |_| Ok(())).await;
         }));
     }
     let server = serve().await?;

@@ -1,6 +1,7 @@
 //! Serves the requests of a session's control flow, several at once, each answered when it is done.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -22,8 +23,12 @@ pub(crate) enum Ended {
     Closed,
 }
 
-/// Runs until the client leaves or the flow ends.
-pub(crate) async fn serve(control: impl AsyncRead + AsyncWrite, sources: Arc<Sources>) -> io::Result<Ended> {
+/// Runs until the client leaves or the flow ends. `pace` is told of the pace that the client wants.
+pub(crate) async fn serve(
+    control: impl AsyncRead + AsyncWrite,
+    sources: Arc<Sources>,
+    pace: impl Fn(Option<NonZeroU64>),
+) -> io::Result<Ended> {
     let (mut from, mut to) = tokio::io::split(control);
     let mut decoder = ControlDecoder::default();
     let mut under_way = JoinSet::new();
@@ -32,9 +37,18 @@ pub(crate) async fn serve(control: impl AsyncRead + AsyncWrite, sources: Arc<Sou
         while under_way.len() < AT_ONCE
             && let Some(Request { id, kind }) = decoder.next_message().map_err(io::Error::other)?
         {
-            if matches!(kind, Some(request::Kind::Leave(_))) {
-                reply(&mut to, id, answer::Kind::Done(Done {})).await?;
-                return Ok(Ended::Left);
+            match &kind {
+                Some(request::Kind::Leave(_)) => {
+                    reply(&mut to, id, answer::Kind::Done(Done {})).await?;
+                    return Ok(Ended::Left);
+                }
+                // In the order they came.
+                Some(request::Kind::Pace(asked)) => {
+                    pace(NonZeroU64::new(asked.bytes_per_second));
+                    reply(&mut to, id, answer::Kind::Done(Done {})).await?;
+                    continue;
+                }
+                _ => {}
             }
             let sources = sources.clone();
             under_way.spawn(async move { (id, work(kind, sources).await) });
@@ -80,7 +94,7 @@ async fn work(kind: Option<request::Kind>, sources: Arc<Sources>) -> Option<answ
         }
         // The agent asks nothing, so there is nothing to be answered.
         Some(request::Kind::Answer(_)) => return None,
-        Some(request::Kind::Leave(_)) => answer::Kind::Done(Done {}),
+        Some(request::Kind::Leave(_) | request::Kind::Pace(_)) => answer::Kind::Done(Done {}),
         None => failure(format!("the agent's release {} does not know this request", wire::RELEASE)),
     })
 }
@@ -100,7 +114,7 @@ mod tests {
         let missing = PathBuf::from("/nonexistent");
         let environment = vec![("A".into(), "1".into())];
         let sources = Sources { proc: missing.clone(), resolv_conf: missing, dns_port: 53, environment };
-        (ours, tokio::spawn(serve(theirs, Arc::new(sources))))
+        (ours, tokio::spawn(serve(theirs, Arc::new(sources), |_| {})))
     }
 
     async fn ask(stream: &mut DuplexStream, id: u64, kind: Option<request::Kind>) {
@@ -137,6 +151,20 @@ mod tests {
         ask(&mut stream, 4, Some(request::Kind::Leave(Leave {}))).await;
         assert!(matches!(answered(&mut stream, &mut decoder).await, (4, answer::Kind::Done(_))));
         assert_eq!(serving.await.expect("no panic").expect("no error"), Ended::Left);
+    }
+
+    #[tokio::test]
+    async fn a_pace_is_kept_before_it_is_answered() {
+        let (mut ours, theirs) = tokio::io::duplex(64);
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let sources = Sources { proc: "/".into(), resolv_conf: "/".into(), dns_port: 53, environment: Vec::new() };
+        let _serving = tokio::spawn(serve(theirs, Arc::new(sources), move |rate| told.send(rate).expect("heard")));
+        let mut decoder = ControlDecoder::default();
+        for (id, bytes_per_second) in [(1, 5), (2, 0)] {
+            ask(&mut ours, id, Some(request::Kind::Pace(wire::Pace { bytes_per_second }))).await;
+            assert_eq!(answered(&mut ours, &mut decoder).await, (id, answer::Kind::Done(Done {})));
+            assert_eq!(heard.try_recv(), Ok(NonZeroU64::new(bytes_per_second)));
+        }
     }
 
     #[tokio::test]

@@ -87,7 +87,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hello_is_read_and_given_back() {
-        let hello = Hello { protocol: 1, release: "0.1.0".into(), session: vec![7; 16], link: 3 };
+        let hello = Hello { protocol: 1, release: "0.1.0".into(), session: vec![7; 16], link: 3, shared_way: false };
         let bytes = [frame(Kind::Hello, &hello.to_bytes()), b"after".to_vec()].concat();
         let (mut replayed, read) = greet(bytes.as_slice()).await.expect("a hello");
         assert_eq!(read, hello);

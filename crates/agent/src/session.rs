@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use link::{Endpoint, Incoming, LinkEnd, Reset};
+use link::{Endpoint, Incoming, LinkEnd, Reset, Way};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -31,12 +31,13 @@ impl Session {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let (endpoint, incoming) = Endpoint::new(link::Role::Agent, link::Config::default());
-        let control = endpoint.control();
+        let (control, paced) = (endpoint.control(), endpoint.clone());
+        let pace = move |rate| paced.pace(rate);
         let task = tasks.spawn(async move {
             let mut counts = Counts::default();
             let mut flows = JoinSet::new();
             tokio::join!(serve_flows(incoming, &sources, &mut flows, &mut counts), async {
-                match control::serve(control, sources.clone()).await {
+                match control::serve(control, sources.clone(), pace).await {
                     Ok(Ended::Left) => {
                         let _ = left.send(id);
                     }
@@ -58,7 +59,13 @@ impl Session {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (id, number, endpoint) = (self.id, hello.link, self.endpoint.clone());
-        let ours = Hello { protocol: PROTOCOL, release: RELEASE.into(), session: id.0.to_vec(), link: number };
+        let ours = Hello {
+            protocol: PROTOCOL,
+            release: RELEASE.into(),
+            session: id.0.to_vec(),
+            link: number,
+            shared_way: false,
+        };
         let (hold, held) = oneshot::channel();
         let (gone_tx, gone) = oneshot::channel::<()>();
         // A task that ended has dropped its end.
@@ -70,9 +77,11 @@ impl Session {
                 drop(before.hold);
                 let _ = before.gone.await;
             }
+            let way = if hello.shared_way { Way::Shared } else { Way::Own };
             let check = |_: &[u8]| check(&hello, id);
+            let ours = ours.to_bytes().into();
             tokio::select! {
-                end = endpoint.run_link(number, io, ours.to_bytes().into(), check) => (id, Some(end)),
+                end = endpoint.run_link(number, way, io, ours, check) => (id, Some(end)),
                 _ = held => (id, None),
             }
         });

@@ -127,9 +127,12 @@ impl Client {
 
     fn run_link(&self, number: u32, io: TlsStream<TcpStream>) -> JoinHandle<LinkEnd> {
         let session = self.admit.session.clone();
-        let hello = Hello { protocol: wire::PROTOCOL, release: "0.1.0".into(), session, link: number };
+        let hello =
+            Hello { protocol: wire::PROTOCOL, release: "0.1.0".into(), session, link: number, shared_way: false };
         let endpoint = self.endpoint.clone();
-        tokio::spawn(async move { endpoint.run_link(number, io, hello.to_bytes().into(), |_| Ok(())).await })
+        tokio::spawn(
+            async move { endpoint.run_link(number, link::Way::Own, io, hello.to_bytes().into(), |_| Ok(())).await },
+        )
     }
 
     async fn link(&self, number: u32, admitted: &Admitted) -> JoinHandle<LinkEnd> {
@@ -414,7 +417,13 @@ async fn a_new_link_takes_the_place_of_a_lost_one_of_its_number() {
     let admitted = agent.admit(&client).await;
     // The first link's pipe stays open and silent, as one does behind an API server whose client has gone.
     let mut silent = client.connect(&admitted).await.expect("admitted");
-    let hello = Hello { protocol: 1, release: "0.1.0".into(), session: client.admit.session.clone(), link: 0 };
+    let hello = Hello {
+        protocol: 1,
+        release: "0.1.0".into(),
+        session: client.admit.session.clone(),
+        link: 0,
+        shared_way: false,
+    };
     let hello = hello.to_bytes();
     let header = link::frame::Header::new(link::FlowId::CONTROL, link::frame::Kind::Hello, hello.len() as u32, 0);
     silent.write_all(&[&header.encode(), hello.as_slice()].concat()).await.expect("sent");

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response, Uri};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
 use kube::client::Body;
 use kube::{Api, Client, Resource};
 use tokio::time::timeout;
@@ -31,6 +33,8 @@ struct Inner {
     namespace: String,
     context: String,
     server: String,
+    /// Microseconds that the fastest answer took so far.
+    fastest: AtomicU64,
 }
 
 impl Cluster {
@@ -43,7 +47,9 @@ impl Cluster {
         let context = loaded.context.clone();
         let renewal = Arc::new(Renewal::new(options, loaded).await?);
         let client = Client::new(renewal.requests(), namespace.clone());
-        Ok(Cluster { inner: Arc::new(Inner { client, renewal, namespace, context, server }) })
+        Ok(Cluster {
+            inner: Arc::new(Inner { client, renewal, namespace, context, server, fastest: AtomicU64::new(u64::MAX) }),
+        })
     }
 
     pub fn namespace(&self) -> &str {
@@ -88,11 +94,33 @@ impl Cluster {
         doing: impl fmt::Display,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<kube::Result<T>, Error> {
-        timeout(REQUEST_TIMEOUT, request).await.map_err(|_| {
+        let asked = Instant::now();
+        let answer = timeout(REQUEST_TIMEOUT, request).await.map_err(|_| {
             Error::new(Kind::TimedOut, format!("cannot {doing}"))
                 .because(format!("{} did not answer within {} s", self.server(), REQUEST_TIMEOUT.as_secs()))
                 .hint("`kubectl get --raw /readyz` shows whether the API server is well")
-        })
+        })?;
+        if answer.is_ok() {
+            self.inner.fastest.fetch_min(asked.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
+        Ok(answer)
+    }
+
+    /// What the API server's answers take when it has little to do: the fastest so far.
+    pub fn fastest_answer(&self) -> Option<Duration> {
+        Some(self.inner.fastest.load(Ordering::Relaxed)).filter(|us| *us < u64::MAX).map(Duration::from_micros)
+    }
+
+    /// How long the API server takes, now, for a small answer such as everybody asks for; `limit` when it takes longer or is
+    /// too busy for it. `None` when it cannot be told.
+    pub async fn time_of_an_answer(&self, pod: &str, limit: Duration) -> Option<Duration> {
+        let asked = Instant::now();
+        match timeout(limit, self.api::<Pod>().get_metadata_opt(pod)).await {
+            Ok(Ok(_)) => Some(asked.elapsed()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 429 => Some(limit),
+            Ok(Err(_)) => None,
+            Err(_) => Some(limit),
+        }
     }
 
     pub(crate) async fn dial(&self, buffer: usize) -> Result<Stream, Error> {

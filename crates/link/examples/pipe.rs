@@ -86,7 +86,7 @@ async fn agent(target: SocketAddr) -> Result<()> {
         socket.set_nodelay(true)?;
         let (pipe, _) = tls::accept(socket, config.clone()).await?;
         let (endpoint, number) = (endpoint.clone(), number.fetch_add(1, Ordering::Relaxed));
-        tokio::spawn(async move { endpoint.run_link(number, pipe, Bytes::new(), |_| Ok(())).await });
+        tokio::spawn(async move { endpoint.run_link(number, link::Way::Own, pipe, Bytes::new(), |_| Ok(())).await });
     }
 }
 
@@ -103,7 +103,7 @@ async fn client(mux: SocketAddr, raw: SocketAddr, pin: &str, links: u32) -> Resu
         socket.set_nodelay(true)?;
         let pipe = tls::connect(socket, config.clone()).await?;
         let endpoint = endpoint.clone();
-        tokio::spawn(async move { endpoint.run_link(number, pipe, Bytes::new(), |_| Ok(())).await });
+        tokio::spawn(async move { endpoint.run_link(number, link::Way::Own, pipe, Bytes::new(), |_| Ok(())).await });
     }
     let muxed = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
     let piped = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -19,6 +19,7 @@ mod writer;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -105,6 +106,15 @@ pub struct Stats {
     pub waiting: u64,
 }
 
+/// What a link goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The network alone, which sees to it that everybody gets a share.
+    Own,
+    /// What others need, too, such as an API server: the link keeps to the pace.
+    Shared,
+}
+
 /// What one live link is doing.
 #[derive(Clone, Debug)]
 pub struct LinkStats {
@@ -141,6 +151,7 @@ impl Endpoint {
     pub async fn run_link<S>(
         &self,
         number: u32,
+        way: Way,
         io: S,
         hello: Bytes,
         check: impl FnOnce(&[u8]) -> Result<(), String> + Send,
@@ -148,7 +159,13 @@ impl Endpoint {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        link::run(&self.shared, number, io, hello, check).await
+        link::run(&self.shared, number, way, io, hello, check).await
+    }
+
+    /// Links whose way others share carry at most so many bytes a second out, all of them together; `None`: as many as
+    /// there are.
+    pub fn pace(&self, bytes_per_second: Option<NonZeroU64>) {
+        self.shared.with(|core| core.mux.set_pace(bytes_per_second));
     }
 
     /// Opens a flow and waits for the answer, without a limit in time. Dropping the future takes the flow back.

@@ -15,7 +15,8 @@ pub mod tls;
 
 #[cfg(feature = "shell")]
 pub use endpoint::{
-    ControlStream, Endpoint, Flow, FlowEnd, FlowStream, Incoming, LinkEnd, LinkStats, Offer, Spliced, Stats, runtime,
+    ControlStream, Endpoint, Flow, FlowEnd, FlowStream, Incoming, LinkEnd, LinkStats, Offer, Spliced, Stats, Way,
+    runtime,
 };
 pub use frame::{FlowId, Reset};
 pub use mux::{Config, ProtocolError, Role};

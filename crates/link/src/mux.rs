@@ -14,11 +14,13 @@ mod demand;
 mod flow;
 mod input;
 mod link;
+mod pace;
 mod place;
 mod receive;
 mod send;
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +33,7 @@ pub use link::{Counts, LinkId, LinkSet};
 use demand::Demand;
 use flow::{Farewell, Flow, Seen};
 use link::{Control, Link, Links};
+use pace::Pace;
 use send::Next;
 
 /// What one flow may send before the next one's turn.
@@ -139,6 +142,8 @@ pub struct Mux {
     config: Config,
     flows: HashMap<FlowId, Flow>,
     links: Links,
+    /// Of all links together whose way others share.
+    pace: Pace,
     demand: Demand,
     events: VecDeque<Event>,
     farewells: HashMap<FlowId, Farewell>,
@@ -174,6 +179,7 @@ impl Mux {
             demand,
             flows: HashMap::from([(FlowId::CONTROL, control)]),
             links: Links::default(),
+            pace: Pace::default(),
             events: VecDeque::new(),
             farewells: HashMap::new(),
             homeless: Vec::new(),
@@ -205,6 +211,23 @@ impl Mux {
             }
         }
         Some(id)
+    }
+
+    /// Others share the link's way: it keeps to the pace.
+    pub fn share(&mut self, link: LinkId) {
+        if let Some(link) = self.links.get_mut(link) {
+            link.is_shared = true;
+        }
+    }
+
+    /// The links whose way others share carry at most so many bytes a second out, all of them together.
+    pub fn set_pace(&mut self, bytes_per_second: Option<NonZeroU64>) {
+        self.pace.set(bytes_per_second);
+        for id in self.links.ids() {
+            if self.links.get_mut(id).is_some_and(|link| link.held_until.take().is_some()) {
+                self.links.mark(id);
+            }
+        }
     }
 
     /// A link is gone, with whatever was under way on it.
@@ -250,6 +273,7 @@ impl Mux {
         {
             self.transmit_control(on, control, out);
         }
+        budget = budget.min(self.room_on(on, now));
         while out.len() < frames
             && budget > 0
             && let Some((flow, alone)) = self.links.get_mut(on).and_then(Link::next_flow)
@@ -261,7 +285,21 @@ impl Mux {
             let bytes: usize = out[before..].iter().map(|frame| HEADER_LEN + frame.payload.len()).sum();
             link.counts.bytes_sent += bytes as u64;
             link.counts.frames_sent += (out.len() - before) as u64;
+            if link.is_shared {
+                self.pace.sent(bytes, now);
+            }
         }
+    }
+
+    /// Bytes of data that may go out on the link now; when that is none, the link is marked once there are more.
+    fn room_on(&mut self, on: LinkId, now: Duration) -> usize {
+        let Some(link) = self.links.get_mut(on).filter(|link| link.is_shared && !link.data.is_empty()) else {
+            return usize::MAX;
+        };
+        self.pace.room(link.heavy > 0, now).unwrap_or_else(|until| {
+            link.held_until = Some(until);
+            0
+        })
     }
 
     // ---- flows
@@ -437,15 +475,15 @@ impl Mux {
 
     /// When [`Mux::handle_timeout`] wants to be called; `None` while no link lives.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let deadlines = |link: &Link| match link.silent {
-            true => link.next_ping,
-            false => link.next_ping.min(link.heard + self.config.silence),
+        let deadlines = |link: &Link| {
+            let next = link.held_until.map_or(link.next_ping, |until| until.min(link.next_ping));
+            if link.silent { next } else { next.min(link.heard + self.config.silence) }
         };
         let next = self.links.iter().map(|(_, link)| deadlines(link)).min()?;
         Some(if self.parting.is_empty() { next } else { next.min(self.part_by) })
     }
 
-    /// PINGs, gives the credit that is owed, and notices silent links.
+    /// PINGs, gives the credit that is owed, notices silent links, and lets go on what waited for the pace.
     pub fn handle_timeout(&mut self, now: Duration) {
         let mut ticked = false;
         for id in self.links.ids() {
@@ -454,11 +492,15 @@ impl Mux {
                 link.silent = true;
                 self.events.push_back(Event::Silent(id));
             }
-            if now >= link.next_ping {
+            let may_go_on = link.held_until.take_if(|until| now >= *until).is_some();
+            let is_ping_due = now >= link.next_ping;
+            if is_ping_due {
                 ticked = true;
                 link.next_ping = now + self.config.ping_interval;
                 // One at a time: a link that is behind is not asked twice.
                 link.ping_due = link.ping_sent.is_none();
+            }
+            if is_ping_due || may_go_on {
                 self.links.mark(id);
             }
         }

@@ -1,10 +1,11 @@
 //! Two endpoints in one process, over in-memory pipes and real loopback sockets.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use link::{Config, Endpoint, Flow, FlowEnd, Incoming, LinkEnd, Reset, Role, Spliced};
+use link::{Config, Endpoint, Flow, FlowEnd, Incoming, LinkEnd, Reset, Role, Spliced, Way};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -27,9 +28,13 @@ impl Pair {
     }
 
     fn add_link(&mut self, number: u32) {
+        self.add_link_on(Way::Own, number);
+    }
+
+    fn add_link_on(&mut self, way: Way, number: u32) {
         let (near, far) = tokio::io::duplex(1 << 20);
-        self.links.spawn(run(self.client.clone(), number, near));
-        self.links.spawn(run(self.agent.clone(), number, far));
+        self.links.spawn(run(self.client.clone(), number, way, near));
+        self.links.spawn(run(self.agent.clone(), number, way, far));
     }
 
     /// Breaks every link, whatever is under way.
@@ -63,8 +68,8 @@ impl Pair {
     }
 }
 
-async fn run(endpoint: Endpoint, number: u32, io: DuplexStream) -> LinkEnd {
-    endpoint.run_link(number, io, Bytes::from_static(b"hello"), |_| Ok(())).await
+async fn run(endpoint: Endpoint, number: u32, way: Way, io: DuplexStream) -> LinkEnd {
+    endpoint.run_link(number, way, io, Bytes::from_static(b"hello"), |_| Ok(())).await
 }
 
 async fn sockets() -> (TcpStream, TcpStream) {
@@ -108,6 +113,37 @@ async fn a_half_close_stays_a_half_close() {
     let near_end = soon(near_end).await.expect("no panic");
     assert_eq!(near_end, Spliced { sent: 8, received: 6, end: FlowEnd::Finished });
     assert_eq!(soon(far_end).await.expect("no panic").end, FlowEnd::Finished);
+}
+
+#[tokio::test]
+async fn a_pace_is_kept_on_shared_ways_alone_and_ends_when_it_is_taken_back() {
+    const RATE: u64 = 4 << 20;
+    const LEN: usize = 2 << 20;
+    for (way, paced) in [(Way::Own, false), (Way::Shared, true)] {
+        let mut pair = Pair::new(0);
+        pair.add_link_on(way, 0);
+        pair.client.pace(NonZeroU64::new(RATE));
+        let ([mut near, mut far], _ends) = soon(pair.spliced()).await;
+        let started = std::time::Instant::now();
+        let mut received = vec![0; LEN];
+        let sent = pattern(LEN, 1);
+        let (wrote, read) = soon(async { tokio::join!(near.write_all(&sent), far.read_exact(&mut received)) }).await;
+        wrote.expect("written");
+        read.expect("read");
+        assert!(received == sent);
+        // Half a second, less what goes out at once.
+        assert_eq!(started.elapsed() > Duration::from_millis(400), paced, "{way:?}: {:?}", started.elapsed());
+        // What waits for a pace that would take hours goes on when that is taken back.
+        pair.client.pace(NonZeroU64::new(1));
+        let writing = async { near.write_all(&sent).await.expect("written") };
+        let reading = async {
+            far.read_exact(&mut received[..1]).await.expect("read");
+            pair.client.pace(None);
+            far.read_exact(&mut received[1..]).await.expect("read");
+        };
+        soon(async { tokio::join!(writing, reading) }).await;
+        assert!(received == sent);
+    }
 }
 
 #[tokio::test]
@@ -327,7 +363,7 @@ async fn a_hello_that_does_not_please_ends_the_link_with_a_reason() {
     let (client, _incoming) = Endpoint::new(Role::Client, Config::default());
     let (agent, _offers) = Endpoint::new(Role::Agent, Config::default());
     let (near, far) = tokio::io::duplex(1 << 16);
-    let refusing = agent.run_link(0, far, Bytes::from_static(b"agent"), |hello| {
+    let refusing = agent.run_link(0, Way::Own, far, Bytes::from_static(b"agent"), |hello| {
         assert_eq!(hello, b"client");
         Err("too old".into())
     });
@@ -338,7 +374,7 @@ async fn a_hello_that_does_not_please_ends_the_link_with_a_reason() {
 }
 
 async fn run_as(endpoint: &Endpoint, io: DuplexStream) -> LinkEnd {
-    endpoint.run_link(0, io, Bytes::from_static(b"client"), |_| Ok(())).await
+    endpoint.run_link(0, Way::Own, io, Bytes::from_static(b"client"), |_| Ok(())).await
 }
 
 #[tokio::test]
@@ -346,7 +382,7 @@ async fn nonsense_ends_its_link_and_nothing_else() {
     let mut pair = Pair::new(1);
     let (mut near, far) = tokio::io::duplex(1 << 16);
     let agent = pair.agent.clone();
-    let broken = tokio::spawn(run(agent, 1, far));
+    let broken = tokio::spawn(run(agent, 1, Way::Own, far));
     near.write_all(&[0x55; 64]).await.expect("written");
     assert!(matches!(soon(broken).await.expect("no panic"), LinkEnd::Protocol(_)));
     let (opened, accepted) = soon(pair.flow()).await;
@@ -405,8 +441,8 @@ async fn on_a_long_path_more_than_the_first_window_is_under_way() {
         let ((near_read, near_write), (far_read, far_write)) = (tokio::io::split(near_far), tokio::io::split(far_near));
         tokio::spawn(delayed(near_read, far_write, DELAY));
         tokio::spawn(delayed(far_read, near_write, DELAY));
-        pair.links.spawn(run(pair.client.clone(), number, near));
-        pair.links.spawn(run(pair.agent.clone(), number, far));
+        pair.links.spawn(run(pair.client.clone(), number, Way::Own, near));
+        pair.links.spawn(run(pair.agent.clone(), number, Way::Own, far));
     }
     let ([mut near, mut far], _ends) = soon(pair.spliced()).await;
     tokio::spawn(async move { while far.write_all(&[7; 64 << 10]).await.is_ok() {} });

@@ -1,6 +1,7 @@
 //! The agent that serves the session, as the session has it, and the place where everybody finds the one that serves now.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use wire::{answer, request};
 use crate::Error;
 use crate::asker::Asker;
 use crate::linking::{Dial, LinkStates, Links};
+use crate::pacing::{Bound, Pacing};
 
 /// For a question, however many agents it takes to answer it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,15 +31,25 @@ pub(crate) struct Agent {
     asker: Arc<Asker>,
     links: Mutex<Option<Links>>,
     retired: AtomicBool,
-    _control: JoinSet<()>,
+    /// What its links through the API server are kept to.
+    pub(crate) bound: Bound,
+    tasks: JoinSet<()>,
 }
 
 impl Agent {
     /// Dials its links and returns when they are up.
-    pub(crate) async fn start(container: AgentContainer, dial: Dial) -> Result<Arc<Agent>, Error> {
-        let endpoint = dial.endpoint.clone();
+    pub(crate) async fn start(
+        container: AgentContainer,
+        dial: Dial,
+        api_rate: Option<NonZeroU64>,
+    ) -> Result<Arc<Agent>, Error> {
+        let (endpoint, cluster) = (dial.endpoint.clone(), dial.cluster.clone());
         let links = Links::start(dial).await?;
-        Ok(Agent::new(container, endpoint, links.states.clone(), Some(links)))
+        let pod = container.pod.clone();
+        let mut agent = Agent::new(container, endpoint.clone(), links.states.clone(), Some(links));
+        let (states, asker, bound) = (agent.states.clone(), agent.asker.clone(), agent.bound.clone());
+        agent.tasks.spawn(Pacing { cluster, pod, endpoint, states, asker, most: api_rate, bound }.run());
+        Ok(Arc::new(agent))
     }
 
     fn new(
@@ -45,11 +57,11 @@ impl Agent {
         endpoint: Endpoint,
         states: watch::Receiver<LinkStates>,
         links: Option<Links>,
-    ) -> Arc<Agent> {
+    ) -> Agent {
         let (asker, questions) = Asker::new();
         let asker = Arc::new(asker);
-        let mut control = JoinSet::new();
-        control.spawn({
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
             let (asker, flow) = (asker.clone(), endpoint.control());
             async move {
                 if let Err(error) = asker.run(questions, flow).await {
@@ -57,15 +69,16 @@ impl Agent {
                 }
             }
         });
-        Arc::new(Agent {
+        Agent {
             container,
             endpoint,
             states,
             asker,
             links: Mutex::new(links),
             retired: AtomicBool::new(false),
-            _control: control,
-        })
+            bound: Bound::default(),
+            tasks,
+        }
     }
 
     pub(crate) fn is_linked(&self) -> bool {
@@ -198,8 +211,8 @@ mod tests {
             let (far, incoming) = Endpoint::new(Role::Agent, Config::default());
             let (near_io, far_io) = tokio::io::duplex(1 << 16);
             let near = near.clone();
-            tasks.spawn(async move { drop(near.run_link(0, near_io, Bytes::new(), |_| Ok(())).await) });
-            tasks.spawn(async move { drop(far.run_link(0, far_io, Bytes::new(), |_| Ok(())).await) });
+            tasks.spawn(async move { drop(near.run_link(0, link::Way::Own, near_io, Bytes::new(), |_| Ok(())).await) });
+            tasks.spawn(async move { drop(far.run_link(0, link::Way::Own, far_io, Bytes::new(), |_| Ok(())).await) });
             incoming
         });
         let container = AgentContainer {
@@ -214,7 +227,7 @@ mod tests {
             job: None,
         };
         let (_, states) = watch::channel(LinkStates::new());
-        (Agent::new(container, near, states, None), incoming, tasks)
+        (Arc::new(Agent::new(container, near, states, None)), incoming, tasks)
     }
 
     async fn accepted(incoming: Option<Incoming>) -> Flow {

@@ -1,6 +1,7 @@
 //! First state: from names on a command line to an agent in a pod that admitted this session. And again, when that agent is
 //! gone.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use link::{Config, Endpoint, Role};
 use tokio::time::{sleep, timeout};
 use wire::{Admit, Admitted, RELEASE, SessionId};
 
+use crate::agent::Agent;
 use crate::explain::{Known, explain};
 use crate::linking::{Destination, Dial, RungChoice};
 use crate::{Error, Options, Voice};
@@ -32,6 +34,7 @@ pub(crate) struct Attacher {
     image: String,
     rung: RungChoice,
     links: u32,
+    api_rate: Option<NonZeroU64>,
     lease: Duration,
     park: Duration,
     made: Made,
@@ -103,6 +106,7 @@ pub(crate) async fn attach(
         image: options.image.clone(),
         rung: options.rung,
         links: options.links,
+        api_rate: options.api_rate,
         lease: options.lease,
         park: options.park,
         made,
@@ -185,15 +189,14 @@ impl Attacher {
         Ok(self.cluster.admit(agent, &self.admission()).await?)
     }
 
-    /// What links to this agent are dialled with. Its endpoint is new: an agent that does not know the session knows none
-    /// of its flows.
-    pub(crate) fn dial(&self, agent: &AgentContainer, admitted: Admitted) -> Dial {
+    /// Opens the links to this agent. Its endpoint is new: an agent that does not know the session knows none of its flows.
+    pub(crate) async fn link(&self, agent: AgentContainer, admitted: Admitted) -> Result<Arc<Agent>, Error> {
         // The agent opens no flows yet: what it offers is refused.
         let (endpoint, _incoming) =
             Endpoint::new(Role::Client, Config { max_links: self.links as usize, ..Config::default() });
         let (cluster, identity) = (self.cluster.clone(), self.identity.clone());
         let to = Destination { pod: agent.pod.clone(), addresses: agent.pod_ips.clone(), admitted };
-        Dial::new(cluster, to, self.rung, self.id, identity, endpoint)
+        Agent::start(agent, Dial::new(cluster, to, self.rung, self.id, identity, endpoint), self.api_rate).await
     }
 
     fn admission(&self) -> Admit {

@@ -11,7 +11,12 @@ pub enum Error {
     #[error("cannot reach the agent in pod {pod}: {cause}")]
     Link { pod: String, cause: String },
     #[error("cannot reach the agent in pod {pod}; {}", one_by_one(failures))]
-    Rungs { pod: String, failures: Vec<(cluster::Rung, Error)> },
+    Rungs {
+        pod: String,
+        failures: Vec<(cluster::Rung, Error)>,
+        /// The user wanted no other.
+        only: bool,
+    },
     #[error("cannot open the control socket {path}: {cause}")]
     ControlSocket { path: String, cause: io::Error },
     #[error("cannot write the environment to {}: {cause}", path.display())]
@@ -34,6 +39,10 @@ impl Error {
                     .to_owned(),
             ),
             // The way by the pod's address is not missed: few machines have it.
+            Error::Rungs { failures, only: true, .. } => {
+                let hint = failures.first().and_then(|(_, error)| error.hint()).map(|hint| hint + "; ");
+                Some(hint.unwrap_or_default() + "without --rung the others are tried, too")
+            }
             Error::Rungs { failures, .. } => {
                 let hints = failures.iter().filter(|(rung, _)| *rung != cluster::Rung::Direct);
                 let mut hints: Vec<String> = hints.filter_map(|(_, error)| error.hint()).collect();

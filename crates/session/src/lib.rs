@@ -19,6 +19,7 @@ mod explain;
 mod linking;
 mod localhost;
 mod machine;
+mod pacing;
 mod ports;
 mod router;
 mod running;
@@ -29,6 +30,7 @@ mod upstream;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -42,7 +44,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{mpsc, watch};
 use wire::{DescribeContainer, Description, Leave, RELEASE, SessionId, answer, request};
 
-use agent::{Agent, Outbound};
+use agent::Outbound;
 use attaching::{Attacher, Entered, Made};
 use datagrams::Associations;
 use dialer::{Counters, Dialer};
@@ -93,6 +95,8 @@ pub struct Options {
     pub strict_ports: bool,
     /// Most links of the session: the first for interactive flows, the others for bulk.
     pub links: u32,
+    /// Bytes a second that the links through the API server may carry, each way, all of them together.
+    pub api_rate: Option<NonZeroU64>,
     /// Say how the session reaches the cluster, and why so.
     pub explain: bool,
     /// Program and arguments.
@@ -255,7 +259,7 @@ impl Session {
         if let Some(target) = &target {
             dialer::write(&traffic.localhost).know(target.neighbours(), container_id);
         }
-        let agent = Agent::start(first.clone(), attacher.dial(&first, admitted)).await?;
+        let agent = attacher.link(first.clone(), admitted).await?;
         let states = watch::Sender::new(agent.states.borrow().clone());
         traffic.outbound.serve(agent);
         voice.step(&format!("reading the environment of container {}", first.target));
@@ -401,6 +405,7 @@ impl Session {
             Some(gone) => (Health::Lost, Some(gone)),
             None => status::health(&links),
         };
+        let api_rate = serving.as_ref().and_then(|serving| serving.agent.bound.now());
         let agent = serving.map_or_else(|| self.first.clone(), |serving| serving.agent.container.clone());
         let cluster = &self.attacher.cluster;
         let attached = self.attacher.workload.iter().map(|workload| Attachment {
@@ -424,6 +429,7 @@ impl Session {
             age_seconds: self.since.elapsed().as_secs(),
             attachments: attached.collect(),
             links,
+            api_rate,
             ports: self.traffic.ports.status(),
             flows: Flows {
                 open: stats.flows as u64,

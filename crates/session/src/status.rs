@@ -34,6 +34,8 @@ pub struct Status {
     pub age_seconds: u64,
     pub attachments: Vec<Attachment>,
     pub links: Vec<Link>,
+    /// What the links through the API server are kept to; `null`: they carry what they can.
+    pub api_rate: Option<ApiRate>,
     /// Of the command, on this machine's localhost.
     pub ports: Vec<Port>,
     pub flows: Flows,
@@ -69,6 +71,14 @@ pub struct Link {
     pub heard_ms_ago: Option<u64>,
     /// Why the link is down, for the user.
     pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiRate {
+    /// Each way, all links together.
+    pub bytes_per_second: u64,
+    /// Since its answers take longer than usual; else by `--api-rate`.
+    pub slow_api_server: bool,
 }
 
 /// A port that the command listens on.

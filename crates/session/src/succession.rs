@@ -126,8 +126,7 @@ impl Succession<'_> {
                 Some(entered) => entered,
                 None => self.next(before, "the agent does not answer").await,
             };
-            let dial = self.attacher.dial(&container, admitted);
-            match Agent::start(container, dial).await {
+            match self.attacher.link(container, admitted).await {
                 Ok(agent) => {
                     let AgentContainer { pod, name, .. } = &agent.container;
                     let seconds = since.elapsed().as_secs_f32();

@@ -12,12 +12,12 @@ pub struct Request {
     /// Unique among the sender's unanswered requests; 0 = no answer wanted.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "request::Kind", tags = "2, 3, 4, 5, 6")]
     pub kind: Option<request::Kind>,
 }
 
 pub mod request {
-    use super::{Answer, DescribeContainer, Leave, Resolve};
+    use super::{Answer, DescribeContainer, Leave, Pace, Resolve};
 
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Kind {
@@ -30,6 +30,8 @@ pub mod request {
         /// The answer to a request of the other side; its id is the request's.
         #[prost(message, tag = "5")]
         Answer(Answer),
+        #[prost(message, tag = "6")]
+        Pace(Pace),
     }
 }
 
@@ -52,6 +54,15 @@ pub struct DescribeContainer {
 /// The session ends: its flows are closed and its admission is forgotten. Answered by `Done` before that takes effect.
 #[derive(Clone, PartialEq, Message)]
 pub struct Leave {}
+
+/// From now on the links that said `shared_way` carry at most so much, in the agent's direction, all of them together.
+/// Answered by `Done`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Pace {
+    /// 0: as much as there is.
+    #[prost(uint64, tag = "1")]
+    pub bytes_per_second: u64,
+}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Answer {

@@ -10,8 +10,8 @@ mod open;
 
 pub use admission::{Admit, Admitted, LINE_LIMIT, LineError, SessionId};
 pub use control::{
-    Answer, ControlDecoder, ControlError, DescribeContainer, Description, Done, EnvEntry, Failure, Leave, Request,
-    Resolve, Resolved, answer, encode_control, request,
+    Answer, ControlDecoder, ControlError, DescribeContainer, Description, Done, EnvEntry, Failure, Leave, Pace,
+    Request, Resolve, Resolved, answer, encode_control, request,
 };
 pub use datagram::{Datagram, Delivery, MOST_PAYLOAD, Malformed, Undelivered};
 pub use open::{Hello, Open, Transport};

@@ -15,6 +15,9 @@ pub struct Hello {
     /// Chosen by the client, from 0; the lowest live one is the interactive link.
     #[prost(uint32, tag = "4")]
     pub link: u32,
+    /// Others share the way of this link (an API server's connections): it keeps to what a `Pace` says.
+    #[prost(bool, tag = "5")]
+    pub shared_way: bool,
 }
 
 /// What the opener of a flow wants connected. Payload of an OPEN frame.

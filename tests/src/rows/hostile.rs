@@ -1,16 +1,29 @@
 //! F7: what a pod of somebody else can do to an agent.
 
-use std::net::SocketAddr;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use link::tls::{Identity, client_tls, connect};
+use nix::sched::{CloneFlags, setns};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use testkit::lab::containers;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{Row, row};
 use crate::world::{NAMESPACE, World};
 
 pub(super) const ROWS: &[Row] = &[
     row("F7", "every port of an agent's pod is the app's, closed, or refuses the handshake", ports),
+    row("F7", "a TLS client with a key that was not admitted sees the agent's key and gets not one byte", foreign_key),
     row("F7", "a slow third pod does not hinder the session", slowloris),
 ];
 
@@ -27,19 +40,12 @@ const HANDSHAKES: [&str; 4] = [
 
 fn ports(world: &World) -> anyhow::Result<()> {
     let _shell = world.shell()?;
-    let (_, addresses) = agent_pod(world)?;
-    for address in addresses {
-        let seen = world.stranger(&["probe", "scan", &address.to_string()])?;
-        let open = seen["open"].as_array().cloned().unwrap_or_default();
-        let foreign: Vec<u16> = open
-            .iter()
-            .filter_map(|port| u16::try_from(port.as_u64()?).ok())
-            .filter(|port| !APP_PORTS.contains(port))
-            .collect();
+    for address in agent_pod(world)? {
         // Agents of earlier rows may be parked beside this session's; each must refuse, and one must have been found.
-        ensure!(!foreign.is_empty(), "the scan of {address} found no agent");
-        for port in foreign {
-            refuses_handshakes(world, (address, port).into())?;
+        let agents = agents_at(world, address)?;
+        ensure!(!agents.is_empty(), "the scan of {address} found no agent");
+        for agent in agents {
+            refuses_handshakes(world, agent)?;
         }
     }
     Ok(())
@@ -60,10 +66,105 @@ fn refuses_handshakes(world: &World, agent: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Everything a client does but for the admission, in the network of somebody else's pod.
+fn foreign_key(world: &World) -> anyhow::Result<()> {
+    let _shell = world.shell()?;
+    let stranger = containers(&[world.pod("stranger")?]).into_iter().flat_map(|it| it.pids).min();
+    let network = File::open(format!("/proc/{}/ns/net", stranger.context("nothing runs in the stranger")?))?;
+    let addresses = agent_pod(world)?;
+    let agents = addresses.into_iter().map(|address| agents_at(world, address)).collect::<anyhow::Result<Vec<_>>>()?;
+    let agents = agents.concat();
+    ensure!(agents.len() > 1, "the scan found {agents:?}, and a pod has addresses of two families");
+    // A thread of its own, since it leaves this one's network.
+    let knocking = std::thread::spawn(move || -> anyhow::Result<()> {
+        setns(network, CloneFlags::CLONE_NEWNET)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        agents.into_iter().try_for_each(|agent| runtime.block_on(knock(agent)).with_context(|| agent.to_string()))
+    });
+    knocking.join().map_err(|_| anyhow::anyhow!("the thread panicked"))?
+}
+
+async fn knock(agent: SocketAddr) -> anyhow::Result<()> {
+    let identity = Identity::generate()?;
+    let verifier = Arc::new(AnyKey {
+        seen: AtomicBool::new(false),
+        algorithms: ring::default_provider().signature_verification_algorithms,
+    });
+    let mut config = (*client_tls(&identity, [0; 32])).clone();
+    config.dangerous().set_certificate_verifier(verifier.clone());
+    let pipe = TcpStream::connect(agent).await?;
+    // A client of TLS 1.3 is done before the agent has looked at its key.
+    let came = tokio::time::timeout(Duration::from_secs(10), async {
+        let Ok(mut stream) = connect(pipe, Arc::new(config)).await else { return 0 };
+        let mut answer = [0; 64];
+        let said = async {
+            stream.write_all(&[0; 64]).await?;
+            stream.flush().await?;
+            stream.read(&mut answer).await
+        };
+        said.await.unwrap_or(0)
+    });
+    let came = came.await.context("the agent keeps the connection open")?;
+    ensure!(verifier.seen.load(Ordering::Relaxed), "the agent did not show its key, so nothing was tried");
+    ensure!(came == 0, "the agent said {came} bytes");
+    Ok(())
+}
+
+/// Takes any key for the agent's.
+#[derive(Debug)]
+struct AnyKey {
+    seen: AtomicBool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for AnyKey {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 alone is spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        key: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.seen.store(true, Ordering::Relaxed);
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(key.as_ref()),
+            signature,
+            &self.algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
 fn slowloris(world: &World) -> anyhow::Result<()> {
     let mut shell = world.shell()?;
-    let (_, addresses) = agent_pod(world)?;
-    let agent = agent_port(world, &addresses)?.context("the scan found no agent")?;
+    let agent = *agents_at(world, agent_pod(world)?[0])?.first().context("the scan found no agent")?;
     let slow = ["kubectl", "exec", "-i", "-n", NAMESPACE, "stranger", "--", "/testapp", "probe", "slowloris"];
     let target = agent.to_string();
     let mut command = world.lab().root([&slow[..], &[&target, "--count", "300"]].concat());
@@ -86,22 +187,15 @@ fn slowloris(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The pod that the session's agent is in, and its addresses.
-fn agent_pod(world: &World) -> anyhow::Result<(String, Vec<std::net::IpAddr>)> {
+/// Addresses of the pod that the session's agent is in.
+fn agent_pod(world: &World) -> anyhow::Result<Vec<IpAddr>> {
     let status = world.status()?;
-    let pod = status["pod"].as_str().context("status names no pod")?.to_owned();
-    let addresses = world.pod_addresses(&pod)?;
-    Ok((pod, addresses))
+    world.pod_addresses(status["pod"].as_str().context("status names no pod")?)
 }
 
-/// The first port that is open and not the app's.
-fn agent_port(world: &World, addresses: &[std::net::IpAddr]) -> anyhow::Result<Option<SocketAddr>> {
-    for address in addresses {
-        let seen = world.stranger(&["probe", "scan", &address.to_string()])?;
-        let open = seen["open"].as_array().into_iter().flatten().filter_map(|port| u16::try_from(port.as_u64()?).ok());
-        if let Some(port) = open.into_iter().find(|port| !APP_PORTS.contains(port)) {
-            return Ok(Some((*address, port).into()));
-        }
-    }
-    Ok(None)
+/// Ports of a pod that are open and not the app's.
+fn agents_at(world: &World, address: IpAddr) -> anyhow::Result<Vec<SocketAddr>> {
+    let seen = world.stranger(&["probe", "scan", &address.to_string()])?;
+    let open = seen["open"].as_array().into_iter().flatten().filter_map(|port| u16::try_from(port.as_u64()?).ok());
+    Ok(open.filter(|port| !APP_PORTS.contains(port)).map(|port| (address, port).into()).collect())
 }

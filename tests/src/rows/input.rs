@@ -1,10 +1,13 @@
 //! Bad input: one clear error with its cause and the next step, its exit code, and nothing left.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use testkit::lab::checked;
 
 use super::{Row, row};
+use crate::scratch::no_stand_in;
 use crate::world::{NAMESPACE, World};
 
 pub(super) const ROWS: &[Row] = &[
@@ -12,6 +15,8 @@ pub(super) const ROWS: &[Row] = &[
     row("BAD", "unknown workload (near ones are named), two of one name, unknown container", workload),
     row("BAD", "no ready pod", not_ready),
     row("BAD", "the agent's image cannot be pulled", image),
+    row("BAD", "the agent's image is for another architecture", architecture),
+    row("BAD", "a token that the API server does not take", token),
     row("BAD", "a right is missing", right),
     row("BAD", "user namespaces are forbidden", user_namespaces),
     row("BAD", "wrong arguments", arguments),
@@ -75,6 +80,42 @@ fn image(world: &World) -> anyhow::Result<()> {
     let flags = ["--agent-image", "localhost/no-such-image:1"];
     let command = world.run("pod/stranger").flags(&flags).command(&["true"]);
     expect(command, 68, &["localhost/no-such-image:1"])
+}
+
+/// What an image is that was built on another machine: its program is not this machine's.
+fn architecture(world: &World) -> anyhow::Result<()> {
+    /// `e_machine` of ELF's header, and AArch64's.
+    const MACHINE: (usize, [u8; 2]) = (18, [183, 0]);
+    let name = "localhost/other-architecture:1";
+    let mut program = std::fs::read(world.testapp())?;
+    ensure!(program.starts_with(b"\x7fELF"), "the test program is no ELF file");
+    program[MACHINE.0..MACHINE.0 + 2].copy_from_slice(&MACHINE.1);
+    let layer = oci::Layer::from_files([oci::File::new("stead-agent", 0o755, program)])?;
+    let mut archive = tempfile::Builder::new().suffix(".tar").tempfile()?;
+    oci::ImageBuilder::new(name).layer(layer).entrypoint(["/stead-agent"]).write(&mut archive)?;
+    world.lab().testbed(&["load", archive.path().to_str().context("the path is not UTF-8")?])?;
+    let started = Instant::now();
+    // A container that cannot start stays in its pod's list for as long as the pod lives.
+    let command = world.run_alone().flags(&["--agent-image", name]).command(&["true"]);
+    let said = expect_said(command, 68, &[name, "another architecture", "kubernetes.io/arch"]);
+    for node in ["node1", "node2"] {
+        checked(&mut world.lab().node(node, ["ctr", "-n", "k8s.io", "images", "rm", name]))?;
+    }
+    said?;
+    ensure!(started.elapsed() < Duration::from_secs(20), "it took {:?} to say", started.elapsed());
+    no_stand_in(world, NAMESPACE, Duration::from_secs(5))
+}
+
+/// As one that has ended: the API server says no more than "Unauthorized" of either.
+fn token(world: &World) -> anyhow::Result<()> {
+    let mut config = world.lab().kubectl_json(&["config", "view", "--raw", "--flatten"])?;
+    config["users"][0]["user"] = serde_json::json!({"token": "eyJhbGciOiJSUzI1NiJ9.e30.ended"});
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), config.to_string())?;
+    std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    let path = file.path().display().to_string();
+    let command = world.run("deploy/web").flags(&["--kubeconfig", &path]).command(&["true"]);
+    expect(command, 65, &["does not accept the credentials", "Unauthorized", "renew the token"])
 }
 
 fn right(world: &World) -> anyhow::Result<()> {

@@ -109,15 +109,20 @@ fn refused(world: &World) -> anyhow::Result<()> {
     held.end()
 }
 
+/// The process of a component of the cluster.
+pub(super) fn component(world: &World, name: &str) -> anyhow::Result<nix::unistd::Pid> {
+    let status: Value = serde_json::from_str(&world.lab().testbed(&["status", "-o", "json"])?)?;
+    let processes = status["processes"].as_array().context("no processes")?;
+    let process = processes.iter().find(|process| process["name"] == name).context("no such component")?;
+    Ok(nix::unistd::Pid::from_raw(i32::try_from(process["pid"].as_i64().context("no pid")?)?))
+}
+
 /// A component of the cluster that stands still until this is dropped.
 struct Stopped(nix::unistd::Pid);
 
 impl Stopped {
     fn new(world: &World, component: &str) -> anyhow::Result<Stopped> {
-        let status: Value = serde_json::from_str(&world.lab().testbed(&["status", "-o", "json"])?)?;
-        let processes = status["processes"].as_array().context("no processes")?;
-        let process = processes.iter().find(|process| process["name"] == component).context("no such component")?;
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(process["pid"].as_i64().context("no pid")?)?);
+        let pid = self::component(world, component)?;
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP)?;
         Ok(Stopped(pid))
     }
@@ -151,7 +156,7 @@ fn during_transfer(
     let line = format!("{} probe uploads {web} --count 1 --bytes {}", world.testapp(), 1u64 << 30);
     let (outcome, happened) = std::thread::scope(|scope| {
         let transfer = scope.spawn(move || (shell.json(&line), shell));
-        let happened = until_under_way(world).and_then(|()| happens());
+        let happened = until_under_way(world, 50 << 20).and_then(|()| happens());
         let (outcome, shell) = transfer.join().map_err(|_| anyhow::anyhow!("the transfer panicked"))?;
         drop(shell);
         anyhow::Ok((outcome, happened))
@@ -163,12 +168,13 @@ fn during_transfer(
     Ok(())
 }
 
-fn until_under_way(world: &World) -> anyhow::Result<()> {
+/// So many bytes came in through the session's links.
+pub(super) fn until_under_way(world: &World, bytes: u64) -> anyhow::Result<()> {
     within(Duration::from_secs(30), || {
         let status = world.status()?;
         let links = status["links"].as_array().context("no links")?;
         let carried: u64 = links.iter().filter_map(|link| link["received_bytes"].as_u64()).sum();
-        ensure!(carried > 50 << 20, "nothing flows");
+        ensure!(carried > bytes, "nothing flows");
         Ok(())
     })
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use testkit::lab::{checked, containers, within};
 
+use super::input::expect;
 use super::{Row, row};
 use crate::stead::{Held, failed};
 use crate::world::{NAMESPACE, World};
@@ -177,6 +178,12 @@ fn closed(world: &World) -> anyhow::Result<()> {
     println!("       a session in {seconds:.2} s");
     ensure!(on_rung(&world.status()?, "forward"), "{}", world.status()?["links"]);
     ensure!(seconds < 1.5, "{seconds} s to start");
+    // Whoever insists is told what else there is.
+    expect(
+        world.run("pod/db-0").flags(&["--rung", "proxy"]).command(&["true"]),
+        76,
+        &["no answer within 10 s", "NetworkPolicy", "without --rung"],
+    )?;
     drop(closed);
     // A change of the machine's network is reason to look again before the minute is over.
     for change in ["add", "del"] {

@@ -15,7 +15,7 @@ use crate::mux::LinkId;
 use super::patience::Patience;
 use super::reader::{Read, Reader};
 use super::writer::Writer;
-use super::{Handle, LinkEnd, Shared};
+use super::{Handle, LinkEnd, Shared, Way};
 
 /// How long a GOAWAY may take to go out.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -27,6 +27,7 @@ const REFUSED: u64 = 2;
 pub(super) async fn run<S>(
     shared: &Arc<Shared>,
     number: u32,
+    way: Way,
     mut io: S,
     hello: Bytes,
     check: impl FnOnce(&[u8]) -> Result<(), String>,
@@ -34,7 +35,7 @@ pub(super) async fn run<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(link) = Link::new(shared, number) else { return LinkEnd::NumberTaken };
+    let Some(link) = Link::new(shared, number, way) else { return LinkEnd::NumberTaken };
     let mut reader = Reader::new(shared, link.id, check);
     let mut writer = Writer::new(hello);
     let mut patience = Patience::default();
@@ -91,10 +92,13 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(shared: &'a Arc<Shared>, number: u32) -> Option<Self> {
+    fn new(shared: &'a Arc<Shared>, number: u32, way: Way) -> Option<Self> {
         let handle = Arc::new(Handle::default());
         let id = shared.timed(|core, now| {
             let id = core.mux.link_up(number, now)?;
+            if way == Way::Shared {
+                core.mux.share(id);
+            }
             if core.links.len() <= id.index() {
                 core.links.resize(id.index() + 1, None);
             }

@@ -73,6 +73,9 @@ pub(super) struct Link {
     pub data: VecDeque<FlowId>,
     /// Flows that were moved here because of their load.
     pub heavy: usize,
+    /// Whether others share its way, so that it keeps to the pace; and until when its data has to wait for that.
+    pub is_shared: bool,
+    pub held_until: Option<Duration>,
     pub ping_due: bool,
     pub pong_due: Option<u64>,
     /// PINGs sent so far; the number of the last is its opaque value.
@@ -108,6 +111,8 @@ impl Link {
             control: VecDeque::new(),
             data: VecDeque::new(),
             heavy: 0,
+            is_shared: false,
+            held_until: None,
             ping_due: true,
             pong_due: None,
             pings: 0,

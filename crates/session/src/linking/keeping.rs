@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster::Rung;
-use link::LinkEnd;
+use link::{LinkEnd, Way};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use wire::{Hello, PROTOCOL, RELEASE};
@@ -117,8 +117,9 @@ impl Link {
             publish(&states, number, |state| *state = LinkState { up: true, rung: Some(rung), error: None });
             Ok(())
         };
+        let way = if rung == Rung::Direct { Way::Own } else { Way::Shared };
         tokio::select! {
-            end = dial.endpoint.run_link(number, io, hello(&dial, number), greet) => Ended::Lost(end),
+            end = dial.endpoint.run_link(number, way, io, hello(&dial, number, way), greet) => Ended::Lost(end),
             better = self.better(rung) => Ended::Better(Box::new(better)),
         }
     }
@@ -156,8 +157,14 @@ fn publish(states: &watch::Sender<LinkStates>, number: u32, change: impl FnOnce(
     });
 }
 
-fn hello(dial: &Dial, number: u32) -> Bytes {
-    let hello = Hello { protocol: PROTOCOL, release: RELEASE.into(), session: dial.id.0.to_vec(), link: number };
+fn hello(dial: &Dial, number: u32, way: Way) -> Bytes {
+    let hello = Hello {
+        protocol: PROTOCOL,
+        release: RELEASE.into(),
+        session: dial.id.0.to_vec(),
+        link: number,
+        shared_way: way == Way::Shared,
+    };
     Bytes::from(hello.to_bytes())
 }
 

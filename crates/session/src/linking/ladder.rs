@@ -49,6 +49,11 @@ impl Ladder {
         Ladder { choice, is_apart: false, forbidden: BTreeSet::new(), young_ends: BTreeMap::new() }
     }
 
+    /// Whether the user wants just one.
+    pub(super) fn is_one_alone(&self) -> bool {
+        self.choice != RungChoice::Auto
+    }
+
     /// The rungs to dial, with how long after the first, soonest first; one whose predecessor through the API server has
     /// failed is due at once.
     pub(super) fn starts(&self, now: Instant) -> Vec<(Rung, Duration)> {
@@ -75,7 +80,7 @@ impl Ladder {
 
     /// The rungs on which a link could do better than on this one, the best first.
     pub(super) fn better_than(&self, rung: Rung, now: Instant) -> Vec<Rung> {
-        if self.choice != RungChoice::Auto {
+        if self.is_one_alone() {
             return Vec::new();
         }
         let better = ALL.into_iter().take_while(|better| *better < rung);

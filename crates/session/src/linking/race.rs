@@ -55,7 +55,10 @@ pub(super) async fn any(dial: &Dial) -> Result<Dialled, Error> {
                 }
             },
             () = sleep_until(next.unwrap_or(started)), if next.is_some() => {}
-            else => return Err(Error::Rungs { pod: dial.pod.clone(), failures }),
+            else => {
+                let only = ladder(&dial.ladder).is_one_alone();
+                return Err(Error::Rungs { pod: dial.pod.clone(), failures, only });
+            }
         }
     }
 }

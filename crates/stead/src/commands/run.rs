@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,6 +67,10 @@ pub(crate) struct SessionArgs {
     /// Most links to the agent: one for interactive traffic, the others for bulk; more than two on long paths only
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4))]
     links: u32,
+    /// Most bytes a second, each way, that the session's links may carry through the API server: 500K, 20M or 1G (of 1024).
+    /// Without it they carry what they can, and less while the API server's answers take much longer than usual
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    api_rate: Option<NonZeroU64>,
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
@@ -242,6 +247,7 @@ fn start(args: SessionArgs, command: Vec<OsString>) -> Result<Infallible, Failur
         strict_ports: args.strict_ports,
         rung: args.rung.into(),
         links: args.links,
+        api_rate: args.api_rate,
         explain: args.explain,
         command,
     };
@@ -279,9 +285,37 @@ fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
 }
 
+/// `500K`, `20M`, `1G`, with or without `iB` and `/s`.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    /// Less would hardly carry names and keystrokes.
+    const LEAST: u64 = 64 << 10;
+    let whole = text.trim_end_matches("/s").trim_end_matches("iB");
+    let at = whole.find(|c: char| !c.is_ascii_digit()).unwrap_or(whole.len());
+    let (digits, unit) = whole.split_at(at);
+    let number: u64 = digits.parse().map_err(|_| "a rate is a number and a unit, such as 500K or 20M".to_owned())?;
+    let shift = match unit {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        unit => return Err(format!("unknown unit {unit:?}; K, M and G are known, for bytes a second")),
+    };
+    let rate = number.checked_mul(1 << shift).filter(|rate| *rate >= LEAST).and_then(NonZeroU64::new);
+    rate.ok_or_else(|| "less than 64K, or too much".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_numbers_with_units() {
+        for text in ["20M", "20MiB", "20MiB/s", "20480K"] {
+            assert_eq!(rate(text).map(NonZeroU64::get), Ok(20 << 20), "{text}");
+        }
+        for wrong in ["", "20", "M", "0M", "1K", "20 M", "20m", "20Mbit", "-1M", "99999999999999G"] {
+            assert!(rate(wrong).is_err(), "{wrong:?} is no rate");
+        }
+    }
 
     #[test]
     fn times_are_numbers_with_units() {

@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use session::status::{Health, Link, Port, Status};
+use session::status::{ApiRate, Health, Link, Port, Status};
 
 use super::sessions;
 use crate::error::Failure;
@@ -64,6 +64,11 @@ fn one(status: &Status) -> String {
         lines.push(format!("attached   {} {}", attachment.kind, attachment.workload));
     }
     lines.extend(status.links.iter().map(link));
+    if let Some(ApiRate { bytes_per_second, slow_api_server }) = status.api_rate {
+        let why = if slow_api_server { "its answers take longer than usual" } else { "--api-rate" };
+        let mib = bytes_per_second as f64 / f64::from(1 << 20);
+        lines.push(format!("pace       {mib:.1} MiB/s through the API server, each way: {why}"));
+    }
     for Port { port, machine_port } in &status.ports {
         lines.push(format!("port       {port} of the command is 127.0.0.1:{machine_port}"));
     }

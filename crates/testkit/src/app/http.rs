@@ -62,7 +62,7 @@ pub fn serve_connection(mut stream: TcpStream) -> io::Result<()> {
             "/echo" => echo(&mut stream, &mut reader, head.length())?,
             "/up" => {
                 stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")?;
-                return serve::raw(stream, reader);
+                return serve::raw(&stream, reader);
             }
             _ => answer(&mut stream, "404 Not Found", b"no such path\n")?,
         }

@@ -50,9 +50,9 @@ pub fn connect_patiently(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Closes with a RST instead of a FIN.
-pub fn reset(stream: TcpStream) -> io::Result<()> {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO))
+/// It is going to be closed with a RST instead of a FIN.
+pub fn reset(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
 /// A thread with a stack small enough to have thousands.

@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         (options.raw, Arc::new(|stream: TcpStream| raw_of(stream))),
         (options.http, Arc::new(http::serve_connection)),
         (options.first, Arc::new(speak_first)),
-        (options.reset, Arc::new(net::reset)),
+        (options.reset, Arc::new(|stream: TcpStream| net::reset(&stream))),
         (options.record, Arc::new(move |stream| records.serve(stream))),
     ];
     let socket = net::bind_udp(options.raw).with_context(|| format!("cannot bind UDP port {}", options.raw))?;
@@ -80,31 +80,31 @@ fn accept_all(listener: &TcpListener, handler: &Handler) {
 }
 
 fn raw_of(stream: TcpStream) -> io::Result<()> {
-    let reader = stream.try_clone()?;
-    raw(stream, reader)
+    raw(&stream, &stream)
 }
 
-/// The raw protocol on a connection of its own or on what is left of one after an HTTP upgrade.
-pub fn raw(mut stream: TcpStream, mut reader: impl Read) -> io::Result<()> {
+/// The raw protocol on a connection of its own or on what is left of one after an HTTP upgrade. One descriptor serves both
+/// directions: a process has a limited number of them.
+pub fn raw(mut stream: &TcpStream, mut reader: impl Read) -> io::Result<()> {
     let mut mode = [0];
     reader.read_exact(&mut mode)?;
     match &mode {
         b"D" => io::copy(&mut reader, &mut io::sink()).map(drop),
-        b"A" => discard_with_acks(&mut stream, &mut reader),
+        b"A" => discard_with_acks(stream, &mut reader),
         b"S" => {
             let block = vec![0x5a; BULK];
             loop {
                 stream.write_all(&block)?;
             }
         }
-        b"E" => echo(&mut stream, &mut reader),
-        b"F" => hash_until_fin(&mut stream, &mut reader),
+        b"E" => echo(stream, &mut reader),
+        b"F" => hash_until_fin(stream, &mut reader),
         b"R" => net::reset(stream),
         _ => stream.write_all(b"unknown mode\n"),
     }
 }
 
-fn echo(stream: &mut TcpStream, reader: &mut impl Read) -> io::Result<()> {
+fn echo(mut stream: &TcpStream, reader: &mut impl Read) -> io::Result<()> {
     let mut block = vec![0; 64 << 10];
     loop {
         match reader.read(&mut block)? {
@@ -115,7 +115,7 @@ fn echo(stream: &mut TcpStream, reader: &mut impl Read) -> io::Result<()> {
 }
 
 /// One byte back for each `ACK_EVERY` bytes taken: an upload measured without the buffers on its way.
-fn discard_with_acks(stream: &mut TcpStream, reader: &mut impl Read) -> io::Result<()> {
+fn discard_with_acks(mut stream: &TcpStream, reader: &mut impl Read) -> io::Result<()> {
     let mut block = vec![0; BULK];
     let mut taken = 0;
     loop {
@@ -132,7 +132,7 @@ fn discard_with_acks(stream: &mut TcpStream, reader: &mut impl Read) -> io::Resu
 }
 
 /// SHA-256 (32 bytes) and count (8 bytes, big-endian) of everything up to the FIN, then a close.
-fn hash_until_fin(stream: &mut TcpStream, reader: &mut impl Read) -> io::Result<()> {
+fn hash_until_fin(mut stream: &TcpStream, reader: &mut impl Read) -> io::Result<()> {
     let mut hash = Sha256::new();
     let mut count = 0u64;
     let mut block = vec![0; BULK];
@@ -150,8 +150,7 @@ fn hash_until_fin(stream: &mut TcpStream, reader: &mut impl Read) -> io::Result<
 
 fn speak_first(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(GREETING)?;
-    let reader = stream.try_clone()?;
-    echo(&mut stream, &mut { reader })
+    echo(&stream, &mut &stream)
 }
 
 /// How watched connections ended, by the number their client chose.

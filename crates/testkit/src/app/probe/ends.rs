@@ -68,7 +68,8 @@ pub(super) fn seen_by_peer(addr: SocketAddr, fin: bool) -> anyhow::Result<Value>
     if fin {
         drop(watched);
     } else {
-        net::reset(watched)?;
+        net::reset(&watched)?;
+        drop(watched);
     }
     let mut question = net::connect_patiently(addr)?;
     question.write_all(&[b"q", &number[..]].concat())?;
