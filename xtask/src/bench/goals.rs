@@ -158,6 +158,7 @@ const BULK: &str = "client, API server, agent, server and program share two core
 const TWO_ROUND_TRIPS: &str = "two round trips (the connection is completed only when the far one is), which is fourteen wake-ups one after \
     another; looking again saves half of them where a core is idle, but here client and agent share the two cores with all \
     others. System calls are not it: 0.2 us each, some forty per connection. With client and agent always looking: 0.28.";
+const LONG_PATH: &str = "plain TCP uses BBR on this machine, which neither the path nor the loss of one packet in a thousand holds back: four connections reach 2.9 Gbit/s. Ours cost 3.6 s of CPU per GB through the API server and 2.0 s over `direct`, of two cores that also run the path itself; and a download's window grows in two connections one behind the other, of which the API server's is out of reach (over `direct` one flow is at 1.24)";
 const PROCESSOR: &str = "both cores are busy: of 185 us of them per request the API server takes 34, client and agent 27 each, Go's own client \
     and server 97; from pod to pod those two take 52.";
 const API_SERVER: &str = "the API server's own reads, writes and TLS cost about 1.1 s per GB whatever passes through it (a raw \
@@ -180,8 +181,8 @@ static GOALS: [Row; 27] = [
     cluster_cpu("cluster CPU per GB down, to port-forward", "down"),
     cluster_cpu("cluster CPU per GB up, to port-forward", "up"),
     ratio("20 ms: new connection + first byte p50, to plain TCP", ("20 ms: new connection, p50 us", Stead), ("20 ms: new connection, p50 us", Plain), Limit::AtMost(1.1)),
-    ratio("20 ms: one flow down, to plain TCP", ("20 ms: down, Gbit/s", Stead), ("20 ms: down, Gbit/s", Plain), Limit::AtLeast(1.1)),
-    ratio("20 ms, 0.1 % loss: four flows down, to plain TCP", ("20 ms, 0.1 % loss: four flows down, Gbit/s", Stead), ("20 ms, 0.1 % loss: four flows down, Gbit/s", Plain), Limit::AtLeast(1.5)),
+    ratio("20 ms: one flow down, to plain TCP", ("20 ms: down, Gbit/s", Stead), ("20 ms: down, Gbit/s", Plain), Limit::AtLeast(1.1)).kept_from_by(LONG_PATH),
+    ratio("20 ms, 0.1 % loss: four flows down, to plain TCP", ("20 ms, 0.1 % loss: four flows down, Gbit/s", Stead), ("20 ms, 0.1 % loss: four flows down, Gbit/s", Plain), Limit::AtLeast(1.5)).kept_from_by(LONG_PATH),
     value("start cold, s", 1.5),
     value("start on a running agent, s", 0.3),
     value("client at rest, MB resident", 25.0),
